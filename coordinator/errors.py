@@ -1,0 +1,106 @@
+"""The exceptions, split first by the question a caller has: *can asking again help?*
+
+    CoordinatorError
+    ├── Unavailable            nothing happened anywhere; asking again later can help
+    │   ├── CircuitOpen          a known outage: refused before any work
+    │   ├── DeadlineExceeded     the transaction's own deadline passed; it was rolled back
+    │   ├── Overloaded           a bound was reached (slots, pool, queue); slow down
+    │   └── Conflict             the database asked for a retry (serialisation failure, deadlock)
+    ├── Refused                nothing happened anywhere; the same request will be refused again
+    │   ├── InvalidDefinition    the transaction cannot be run as it was asked for
+    │   │   └── NothingEnlisted    the block ended without a single branch
+    │   ├── ForbiddenStatement   the branch did something that a prepared transaction may not do
+    │   ├── KeyReused            the idempotency key belongs to another request
+    │   ├── Misconfigured        a server's or our own setting makes the promise impossible
+    │   └── VotedNo              a participant refused, for a reason of its own
+    ├── InDoubt                the outcome is decided or will be, but is not known here yet: never do it again, ask
+    │   ├── Parked               it waits for an operator
+    │   └── Disconnected         a request was sent and its answer never came
+    ├── Heuristic              a branch ended otherwise than was decided; an operator was alerted
+    └── Replaced               this process lost its term; another one finishes its transactions
+
+    IllegalTransition          (AssertionError) an event met a status it cannot meet: a bug in this project
+
+Every error carries the *participant* it came from where there is one, and the driver's own error as `__cause__`.
+"""
+
+
+class CoordinatorError(Exception):
+    """Something about a distributed transaction went wrong."""
+
+    def __init__(self, message: str | None = None, *, participant: str | None = None, gid: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.participant = participant
+        self.gid = gid
+
+
+class Unavailable(CoordinatorError):
+    """A participant could not be reached in time. Nothing happened anywhere; asking again later can help."""
+
+
+class CircuitOpen(Unavailable):
+    """The participant has failed repeatedly, so the transaction was refused before any work was done."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The transaction's deadline passed before it was decided, so everything was rolled back."""
+
+
+class Overloaded(Unavailable):
+    """A bound of this process or of a server was reached. Nothing was done; slow down and ask again."""
+
+
+class Conflict(Unavailable):
+    """The database could not serialise this transaction with another one. Nothing was done; run the block again."""
+
+
+class Refused(CoordinatorError):
+    """The transaction was refused. Nothing happened anywhere, and the same request will be refused again."""
+
+
+class InvalidDefinition(Refused):
+    """The transaction cannot be run as it was asked for."""
+
+
+class NothingEnlisted(InvalidDefinition):
+    """The block ended without a branch: what was written elsewhere was not part of this transaction."""
+
+
+class ForbiddenStatement(Refused):
+    """The branch used a statement that a prepared transaction may not contain (NOTIFY, temporary tables, ...)."""
+
+
+class KeyReused(Refused):
+    """The idempotency key was used before for a different transaction."""
+
+
+class Misconfigured(Refused):
+    """A setting of a server, or one of ours, makes the promise impossible. `coordinator doctor` names it."""
+
+
+class VotedNo(Refused):
+    """A participant refused to commit its branch, so everything was rolled back."""
+
+
+class InDoubt(CoordinatorError):
+    """The outcome is not known here yet. Do not run the transaction again: ask for its outcome by its gid."""
+
+
+class Parked(InDoubt):
+    """The transaction holds its branches prepared and waits for an operator."""
+
+
+class Disconnected(InDoubt):
+    """A request was sent, and the connection ended before its answer: it may or may not have been carried out."""
+
+
+class Heuristic(CoordinatorError):
+    """A branch ended otherwise than was decided (an administrator, a failover). It is recorded and was alerted."""
+
+
+class Replaced(CoordinatorError):
+    """This process lost its term: another one owns its transactions now and finishes them."""
+
+
+class IllegalTransition(AssertionError):
+    """An event met a status it cannot meet. The state did not change. This is a bug in the coordinator."""

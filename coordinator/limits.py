@@ -1,0 +1,47 @@
+"""Every bound, in one place, and why they fit together. Seconds end in `_S`, bytes in `_BYTES`, counts in `_MAX`."""
+
+# Ownership. A lease outlives a missed renewal or two; renewals and takeovers are decided by the database's clock.
+LEASE_S = 10.0
+LEASE_RENEWAL_S = LEASE_S / 4
+RECOVERY_PERIOD_S = 2.0
+
+# Time. A branch that is prepared holds locks of others, so it may not wait for ever for its decision.
+BRANCH_BUDGET_S = 5.0
+BRANCH_BUDGET_MAX_S = 30.0
+TRANSACTION_DEADLINE_S = 30.0
+PARTICIPANT_CALL_S = 5.0
+KAFKA_TRANSACTION_TIMEOUT_S = 60.0
+
+# Absence means abort only for ids that are old enough for their owner to have decided, and young enough for the
+# journal to still remember; two looks must agree, so that a decision in flight is not taken for none.
+PRESUME_ABORT_AFTER_S = BRANCH_BUDGET_MAX_S
+PRESUME_ABORT_LOOKS_APART_S = 10.0
+JOURNAL_RETENTION_S = 24 * 3600.0
+
+# Retries of what must be finished, for ever, with full jitter.
+FINISH_BACKOFF_S = 0.05
+FINISH_BACKOFF_MAX_S = 5.0
+
+# Circuit breaker: open when half of the last twenty calls failed, but not before four of them did.
+BREAKER_WINDOW = 20
+BREAKER_CALLS_MIN = 4
+BREAKER_FAILURES_SHARE = 0.5
+BREAKER_REST_S = 2.0
+
+# Sizes. The identifier bound leaves room below Postgres' 200 bytes for prepared transaction ids.
+GID_BYTES_MAX = 120
+MESSAGE_BYTES_MAX = 1024 * 1024
+MESSAGES_PER_TRANSACTION_MAX = 10_000
+BRANCHES_MAX = 16
+JOURNAL_BATCH_MAX = 500
+KAFKA_POOL_MIN = 4
+KAFKA_POOL_MAX = 4096
+OUTBOX_BATCH_MAX = 1000
+OUTBOX_SHARDS = 16
+
+assert LEASE_RENEWAL_S * 3 < LEASE_S, "two renewals may fail before a lease is lost"
+assert BRANCH_BUDGET_S <= BRANCH_BUDGET_MAX_S <= PRESUME_ABORT_AFTER_S, (
+    "nobody presumes abort while an owner may decide"
+)
+assert PRESUME_ABORT_AFTER_S < JOURNAL_RETENTION_S, "absence must still mean something when it is looked at"
+assert 2 * BRANCH_BUDGET_MAX_S <= KAFKA_TRANSACTION_TIMEOUT_S, "a vote is valid for half of the broker's own timeout"

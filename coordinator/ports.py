@@ -1,0 +1,304 @@
+"""What the engine asks of the world: small interfaces, each with an in-memory twin that is held to the same tests.
+
+Two failures are the same everywhere. `Unavailable` and its children mean: nothing happened, it may be asked again.
+`InDoubt` (and a timeout, a cancellation or a lost connection at a boundary) means: it may or may not have happened.
+Every method may be called twice, late, or never, and by another process than the one that began.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+from coordinator.protocol.model import (
+    Branch,
+    BranchName,
+    Ending,
+    Evidence,
+    Gid,
+    Prepared,
+    Recipe,
+    Vote,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message to publish. *id* is stable: the same message carries the same id however it is delivered."""
+
+    id: str
+    participant: BranchName
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None
+
+
+class Standing(StrEnum):
+    """What the journal's one row about a transaction says."""
+
+    INTENT = "intent"
+    PARKED = "parked"
+    COMMIT = "commit"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The journal's row about one transaction: the decision (or intent), and what finishes it from anywhere."""
+
+    gid: Gid
+    name: str
+    recipe: Recipe
+    standing: Standing
+    branches: Mapping[BranchName, Branch] = field(default_factory=dict)
+    votes: Mapping[BranchName, Vote] = field(default_factory=dict)
+    evidence: Mapping[BranchName, Evidence] = field(default_factory=dict)
+    reason: str = ""
+    outbox: BranchName | None = None
+    """The database branch that holds this transaction's waiting outbox rows, if there are any."""
+    hold_s: float | None = None
+    """For PARKED: how long it may be held before it is rolled back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """An unfinished record as recovery finds it: whose it was, and how old it is by the database's clock."""
+
+    record: Record
+    owner: str
+    age_s: float
+
+
+class Journal(Protocol):
+    """The durable memory. One row per transaction; the first insert wins, and the loser adopts what stands."""
+
+    async def decide(self, record: Record) -> Standing:
+        """Insert *record* unless a row stands already; return what stands now, once it is durable.
+
+        An INTENT, PARKED or COMMIT is written only while this process holds its term (the owner's row is locked):
+        `Replaced` otherwise. An ABORT may be written by anyone. After `Unavailable` or `InDoubt` call it again.
+        """
+        ...
+
+    async def decide_within(self, connection: Any, record: Record, messages: Sequence[Message], *, ready: bool) -> None:
+        """Insert *record* and its outbox rows on the caller's own open database transaction; one round trip.
+
+        *ready* rows are the relay's at once; otherwise they wait for the Kafka transaction's outcome.
+        Raises `Refused` where an ABORT stands already: the caller must roll back.
+        """
+        ...
+
+    async def conclude(self, gid: Gid, standing: Standing, *, reason: str = "") -> Standing:
+        """Turn an INTENT or PARKED row into COMMIT or ABORT, once; return what stands."""
+        ...
+
+    async def finish(self, gid: Gid, endings: Mapping[BranchName, Ending]) -> None:
+        """Record that nothing is owed any more. Not forced: returns when it is queued, and is batched with others."""
+        ...
+
+    async def adopt(self) -> Sequence[Adopted]:
+        """Make unfinished records of dead owners this process' own, each by exactly one process, and return them.
+
+        Dead is an owner that was taken over by this process, one that is no longer listed, and one whose term has
+        moved past the record's (a stale owner's commit that landed after its takeover).
+        Also returned, once: PARKED records that were held for longer than they may be.
+        """
+        ...
+
+    async def look_up(self, gid: Gid) -> Record | None:
+        """The row about *gid*, finished or not; None where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """This process as an owner: its id, its term, and for how many seconds it may believe that it holds it."""
+
+    owner: str
+    term: int
+    seconds: float
+
+
+class Owners(Protocol):
+    """Who may drive what. Leases are decided by the database's clock; a takeover bumps the term first."""
+
+    async def register(self) -> Lease:
+        """Become an owner under a new id, with a term of 1."""
+        ...
+
+    async def renew(self, lease: Lease) -> Lease:
+        """Prolong the lease. Raises `Replaced` where another process has bumped the term."""
+        ...
+
+    async def resign(self, lease: Lease) -> None:
+        """End the lease now, so that others need not wait for it to expire."""
+        ...
+
+    async def take_over(self, lease: Lease) -> Sequence[str]:
+        """Bump the term of every owner whose lease has expired; return their ids, each to exactly one caller.
+
+        An owner stays listed (to whoever asks, after its taker's own lease has expired) until `buried`.
+        """
+        ...
+
+    async def buried(self, owner: str) -> None:
+        """Everything of *owner* has been finished or adopted: forget it."""
+        ...
+
+
+class TransactionalIds(Protocol):
+    """Which process owns which Kafka transactional id. Written when a pool grows, never per transaction."""
+
+    async def claim(self, cluster: str, count: int) -> Sequence[str]:
+        """Make *count* new ids, durable as this process' own before they are returned."""
+        ...
+
+    async def of(self, owner: str) -> Sequence[tuple[str, str]]:
+        """The (cluster, transactional id) pairs that *owner* has."""
+        ...
+
+    async def release(self, cluster: str, transactional_id: str) -> None:
+        """Forget an id (this process' own, or a dead owner's) on which nothing is open and nothing is owed."""
+        ...
+
+
+class Session(Protocol):
+    """One participant's open share of one transaction, in the process that began it."""
+
+    async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:
+        """Do everything that can fail, so that a commit cannot; then promise.
+
+        Raises `Refused` or `Unavailable` for a NO (nothing of it can be committed by anyone afterwards), and anything
+        else for an answer that never came: the same, once `discard` has returned.
+        """
+        ...
+
+    async def discard(self) -> None:
+        """End this share without a commit. Legal at any time, twice, and after a vote that raised."""
+        ...
+
+
+@runtime_checkable
+class DecidingSession(Session, Protocol):
+    """A session whose own commit can carry the decision record (the journal lives in the same database)."""
+
+    async def commit_with(self, journal: Journal, record: Record, messages: Sequence[Message], *, ready: bool) -> None:
+        """Commit the business rows, the decision and the outbox rows as one.
+
+        Returns when committed. Raises `Refused` or `Unavailable` when it definitely did not commit, and `InDoubt`
+        when nobody knows: then `journal.decide(abort)` tells, by winning or by finding what stands.
+        """
+        ...
+
+
+@runtime_checkable
+class PublishingSession(Session, Protocol):
+    """A session that takes messages."""
+
+    def publish(self, message: Message) -> None:
+        """Take *message*; it may travel at once. Raises `Refused` for what the broker can never take."""
+        ...
+
+
+class Ability(StrEnum):
+    """What a participant can do, as detected when it is opened."""
+
+    PREPARE = "prepare"
+    """It can be truly prepared: Postgres with prepared transactions, Kafka where the broker allows KIP-939."""
+    PUBLISH = "publish"
+    HOLDS_JOURNAL = "holds-journal"
+    HOLDS_OUTBOX = "holds-outbox"
+
+
+class Participant(Protocol):
+    """A resource that takes part. It obeys; it decides nothing."""
+
+    name: BranchName
+
+    async def open(self) -> frozenset[Ability]:
+        """Connect, check every setting the promise rests on, and say what it can do. Raises `Misconfigured`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection. Idempotent."""
+        ...
+
+    async def begin(self, gid: Gid, *, recipe: Recipe) -> Session:
+        """Begin this participant's share of *gid*. Raises `Unavailable` or `Overloaded` before anything is done."""
+        ...
+
+    async def commit(self, prepared: Prepared) -> Ending:
+        """Commit a branch that voted yes, from any process, however often: the truth about how it ended.
+
+        Raises `Unavailable` or `InDoubt` while it cannot be told yet.
+        """
+        ...
+
+    async def abort(self, prepared: Prepared) -> Ending:
+        """Abort a branch, voted or not, from any process. An abort of nothing is ABORTED."""
+        ...
+
+    async def in_doubt(self) -> Sequence["Doubtful"]:
+        """Branches of ours that are prepared right now, whoever prepared them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubtful:
+    """A prepared branch found at the participant, and its age by the participant's own clock, in seconds."""
+
+    prepared: Prepared
+    age_s: float
+
+
+@runtime_checkable
+class HoldsOutbox(Protocol):
+    """A database participant in which messages can wait beside the business rows."""
+
+    async def write_outbox(self, session: Session, gid: Gid, messages: Sequence[Message]) -> None:
+        """Insert *messages* as waiting rows, inside the open share that *session* is."""
+        ...
+
+    async def release_outbox(self, gid: Gid, participant: BranchName) -> None:
+        """Let the relay deliver the waiting rows of *gid* for *participant*. Idempotent."""
+        ...
+
+    async def clear_outbox(self, gids: Sequence[Gid]) -> None:
+        """Delete the waiting rows of transactions whose messages Kafka has committed. Idempotent, batched."""
+        ...
+
+
+@runtime_checkable
+class OwnsIds(Protocol):
+    """A participant whose resources carry ids of an owner (Kafka), to be settled when the owner died."""
+
+    async def settle_id(self, transactional_id: str) -> None:
+        """Abort whatever is open on the id. Called only once no decision names its current transaction."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as an input."""
+
+    def monotonic_s(self) -> float:
+        """Seconds that only go forward; their zero means nothing."""
+        ...
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC: for new ids and for people, never for leases."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class Alerts(Protocol):
+    """Where operators are told."""
+
+    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+        """Exactly one alert per *gid* and *kind*."""
+        ...

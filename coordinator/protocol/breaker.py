@@ -1,0 +1,40 @@
+"""A circuit breaker as a pure value: a known outage should cost nothing.
+
+Closed while calls succeed; open once half of the last calls failed; then one probe at a time after a rest. Time is an
+argument, in seconds of any monotonic clock. (The pattern is M. Nygard's, "Release It!", chapter 5.)
+"""
+
+from dataclasses import dataclass, replace
+
+from coordinator.limits import BREAKER_CALLS_MIN, BREAKER_FAILURES_SHARE, BREAKER_REST_S, BREAKER_WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """The last results (True: succeeded), and until when calls are refused."""
+
+    results: tuple[bool, ...] = ()
+    open_until_s: float | None = None
+    probing: bool = False
+
+    def allows(self, now_s: float) -> bool:
+        """Whether a call may be made now: always when closed, and one probe when the rest is over."""
+        return self.open_until_s is None or (now_s >= self.open_until_s and not self.probing)
+
+    def called(self, now_s: float) -> "Breaker":
+        """After a call has begun: while open, it is the probe."""
+        return self if self.open_until_s is None else replace(self, probing=True)
+
+    def succeeded(self) -> "Breaker":
+        """After a call has succeeded: an open breaker closes."""
+        if self.open_until_s is not None:
+            return Breaker(results=(True,))
+        return replace(self, results=(*self.results, True)[-BREAKER_WINDOW:])
+
+    def failed(self, now_s: float) -> "Breaker":
+        """After a call has failed: it opens when half of the recent calls did, and a failed probe opens it again."""
+        results = (*self.results, False)[-BREAKER_WINDOW:]
+        opens = results.count(False) >= max(BREAKER_CALLS_MIN, BREAKER_FAILURES_SHARE * len(results))
+        if self.open_until_s is not None or opens:
+            return Breaker(results=results, open_until_s=now_s + BREAKER_REST_S)
+        return replace(self, results=results)
