@@ -19,8 +19,10 @@ from coordinator.protocol.model import (
     Gid,
     Prepared,
     Recipe,
+    Transaction,
     Vote,
 )
+from coordinator.protocol.policy import FailurePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Record:
     votes: Mapping[BranchName, Vote] = field(default_factory=dict)
     evidence: Mapping[BranchName, Evidence] = field(default_factory=dict)
     reason: str = ""
+    key: str | None = None
+    """The caller's idempotency key: at most one COMMIT record per (name, key) can be inserted."""
     outbox: BranchName | None = None
     """The database branch that holds this transaction's waiting outbox rows, if there are any."""
     hold_s: float | None = None
@@ -110,6 +114,10 @@ class Journal(Protocol):
 
     async def look_up(self, gid: Gid) -> Record | None:
         """The row about *gid*, finished or not; None where there is none."""
+        ...
+
+    async def look_up_key(self, name: str, key: str) -> Record | None:
+        """The row of the transaction *name* that was given the idempotency *key*, if it stands and is no ABORT."""
         ...
 
 
@@ -277,6 +285,43 @@ class OwnsIds(Protocol):
 
     async def settle_id(self, transactional_id: str) -> None:
         """Abort whatever is open on the id. Called only once no decision names its current transaction."""
+        ...
+
+
+class Work(Protocol):
+    """One open transaction in this process, as the client steers it."""
+
+    gid: Gid
+
+    async def enlist(self, participant: str) -> Any:
+        """Begin the participant's branch and return its connection; the same one when asked again."""
+        ...
+
+    async def publish(self, message: Message) -> None:
+        """Take a message for its participant's branch."""
+        ...
+
+    async def commit(self) -> Transaction:
+        """Drive the transaction to its end, or for as long as the caller may wait; return where it is then."""
+        ...
+
+    async def abort(self, reason: str) -> Transaction:
+        """Undo everything; nothing of it can be committed by anyone once this has been called."""
+        ...
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it was not committed, as the participant or the journal said it."""
+        ...
+
+
+class Engine(Protocol):
+    """What a client needs of the engine."""
+
+    async def begin(
+        self, name: str, *, recipe: Recipe | None, policy: FailurePolicy, key: str | None, deadline_s: float
+    ) -> Work:
+        """Open a transaction. Raises `InvalidDefinition` for an impossible recipe, `Unavailable` without a lease."""
         ...
 
 
