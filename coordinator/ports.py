@@ -17,6 +17,7 @@ from coordinator.protocol.model import (
     Ending,
     Evidence,
     Gid,
+    Outcome,
     Prepared,
     Recipe,
     Transaction,
@@ -87,10 +88,12 @@ class Journal(Protocol):
         """
         ...
 
-    async def decide_within(self, connection: Any, record: Record, messages: Sequence[Message], *, ready: bool) -> None:
+    async def decide_within(
+        self, connection: Any, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
+    ) -> None:
         """Insert *record* and its outbox rows on the caller's own open database transaction; one round trip.
 
-        *ready* rows are the relay's at once; otherwise they wait for the Kafka transaction's outcome.
+        Rows for the participants in *ready* are the relay's at once; the others wait for their branch's outcome.
         Raises `Refused` where an ABORT stands already: the caller must roll back.
         """
         ...
@@ -99,8 +102,11 @@ class Journal(Protocol):
         """Turn an INTENT or PARKED row into COMMIT or ABORT, once; return what stands."""
         ...
 
-    async def finish(self, gid: Gid, endings: Mapping[BranchName, Ending]) -> None:
-        """Record that nothing is owed any more. Not forced: returns when it is queued, and is batched with others."""
+    async def finish(self, gid: Gid, outcome: Outcome, endings: Mapping[BranchName, Ending]) -> None:
+        """Record that nothing is owed any more. Not forced: returns when it is queued, and is batched with others.
+
+        An INTENT row becomes *outcome* by it; a COMMIT or ABORT row never changes its standing.
+        """
         ...
 
     async def adopt(self) -> Sequence[Adopted]:
@@ -193,7 +199,9 @@ class Session(Protocol):
 class DecidingSession(Session, Protocol):
     """A session whose own commit can carry the decision record (the journal lives in the same database)."""
 
-    async def commit_with(self, journal: Journal, record: Record, messages: Sequence[Message], *, ready: bool) -> None:
+    async def commit_with(
+        self, journal: Journal, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
+    ) -> None:
         """Commit the business rows, the decision and the outbox rows as one.
 
         Returns when committed. Raises `Refused` or `Unavailable` when it definitely did not commit, and `InDoubt`
