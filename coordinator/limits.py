@@ -9,6 +9,8 @@ RECOVERY_PERIOD_S = 2.0
 BRANCH_BUDGET_S = 5.0
 BRANCH_BUDGET_MAX_S = 30.0
 TRANSACTION_DEADLINE_S = 30.0
+# How long a caller waits for the second phase of what is decided, before it is told so and the engine goes on alone.
+SETTLE_WITHIN_S = 5.0
 PARTICIPANT_CALL_S = 5.0
 KAFKA_TRANSACTION_TIMEOUT_S = 60.0
 
@@ -21,6 +23,11 @@ JOURNAL_RETENTION_S = 24 * 3600.0
 # Retries of what must be finished, for ever, with full jitter.
 FINISH_BACKOFF_S = 0.05
 FINISH_BACKOFF_MAX_S = 5.0
+# Finished transactions are recorded off the critical path, many at a time.
+FINISH_GATHER_S = 0.05
+
+# Stopping: Kubernetes kills after 30 seconds.
+DRAIN_WITHIN_S = 20.0
 
 # Circuit breaker: open when half of the last twenty calls failed, but not before four of them did.
 BREAKER_WINDOW = 20
@@ -33,12 +40,14 @@ GID_BYTES_MAX = 120
 MESSAGE_BYTES_MAX = 1024 * 1024
 MESSAGES_PER_TRANSACTION_MAX = 10_000
 BRANCHES_MAX = 16
+TRANSACTIONS_OPEN_MAX = 10_000
 JOURNAL_BATCH_MAX = 500
 KAFKA_POOL_MIN = 4
 KAFKA_POOL_MAX = 4096
 OUTBOX_BATCH_MAX = 1000
 OUTBOX_SHARDS = 16
 
+assert DRAIN_WITHIN_S + PARTICIPANT_CALL_S <= 25.0, "stopping leaves time to hand over before we are killed"
 assert LEASE_RENEWAL_S * 3 < LEASE_S, "two renewals may fail before a lease is lost"
 assert BRANCH_BUDGET_S <= BRANCH_BUDGET_MAX_S <= PRESUME_ABORT_AFTER_S, (
     "nobody presumes abort while an owner may decide"

@@ -211,6 +211,16 @@ class DecidingSession(Session, Protocol):
 
 
 @runtime_checkable
+class ConnectedSession(Session, Protocol):
+    """A session that business code writes through."""
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection, inside the open transaction."""
+        ...
+
+
+@runtime_checkable
 class PublishingSession(Session, Protocol):
     """A session that takes messages."""
 

@@ -15,15 +15,14 @@ class Breaker:
 
     results: tuple[bool, ...] = ()
     open_until_s: float | None = None
-    probing: bool = False
 
     def allows(self, now_s: float) -> bool:
         """Whether a call may be made now: always when closed, and one probe when the rest is over."""
-        return self.open_until_s is None or (now_s >= self.open_until_s and not self.probing)
+        return self.open_until_s is None or now_s >= self.open_until_s
 
     def called(self, now_s: float) -> "Breaker":
-        """After a call has begun: while open, it is the probe."""
-        return self if self.open_until_s is None else replace(self, probing=True)
+        """After a call has begun. While open it is the probe, and the next one may be made after another rest."""
+        return self if self.open_until_s is None else replace(self, open_until_s=now_s + BREAKER_REST_S)
 
     def succeeded(self) -> "Breaker":
         """After a call has succeeded: an open breaker closes."""

@@ -71,6 +71,13 @@ def owed(transaction: Transaction) -> Sequence[Action]:
             return []
 
 
+def restored(transaction: Transaction) -> Transaction:
+    """A transaction as the journal remembers it, with the endings that its record itself proves."""
+    if transaction.status in (Status.COMMITTING, Status.ABORTING):
+        return _with_endings_that_need_no_work(transaction)
+    return transaction
+
+
 def last_resource(transaction: Transaction) -> Branch | None:
     """The branch whose own ending is the decision, if it has anything to commit."""
     for branch in transaction.branches.values():

@@ -1,0 +1,102 @@
+"""The loop: do what is owed, believe what was done, until nothing is owed.
+
+There is no other way to move a transaction, before the decision or after it, here or in the process that takes over.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coordinator import limits
+from coordinator.engine.finisher import Finisher
+from coordinator.engine.performer import UNKNOWN, Performer
+from coordinator.engine.run import Run
+from coordinator.errors import Unavailable
+from coordinator.ports import Standing
+from coordinator.protocol.actions import Action
+from coordinator.protocol.model import Gid, Outcome, Role, Status
+from coordinator.protocol.two_phase import evolve, owed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """Drives transactions in tasks of their own: a caller that is cancelled never interrupts a second phase."""
+
+    performer: Performer
+    finisher: Finisher
+    driving: dict[Gid, asyncio.Task[None]] = field(default_factory=dict)
+    runs: dict[Gid, Run] = field(default_factory=dict)
+
+    def start(self, run: Run) -> asyncio.Task[None]:
+        """Drive *run* in a task of its own, to its end; the same task when it is being driven already."""
+        gid = run.transaction.gid
+        task = self.driving.get(gid)
+        if task is None:
+            task = asyncio.create_task(self.drive(run), name=f"drive {gid}")
+            self.driving[gid], self.runs[gid] = task, run
+            task.add_done_callback(lambda ended: self._forget(gid, ended))
+        return task
+
+    def _forget(self, gid: Gid, ended: asyncio.Task[None]) -> None:
+        self.driving.pop(gid, None)
+        self.runs.pop(gid, None)
+        if not ended.cancelled() and (failure := ended.exception()) is not None:
+            logger.error("driving %s ended with a bug or a misconfiguration", gid, exc_info=failure)
+
+    async def drive(self, run: Run) -> None:
+        """Do what *run* owes until it is finished or waits for an operator."""
+        while actions := owed(run.transaction):
+            if len(actions) == 1:
+                await self._perform(run, actions[0])
+            else:
+                await self._perform_together(run, actions)
+        if run.transaction.finished:
+            await self.finisher.finish(run)
+
+    async def _perform_together(self, run: Run, actions: Sequence[Action]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for action in actions:
+                group.create_task(self._perform(run, action))
+
+    async def _perform(self, run: Run, action: Action) -> None:
+        """Perform *action* until it is a fact, then believe it. What is owed after the decision is owed for ever."""
+        pause_s, failures = limits.FINISH_BACKOFF_S, 0
+        while True:
+            try:
+                event = await self.performer.perform(run, action)
+            except (Unavailable, *UNKNOWN) as failure:
+                failures += 1
+                if failures == 1:
+                    logger.warning("%s of %s has no answer yet: %r", action, run.transaction.gid, failure)
+                    await self._remember_conclusion(run)
+                await self.performer.clock.sleep(self.performer.chance.uniform(0, pause_s))
+                pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
+            else:
+                run.transaction = evolve(run.transaction, event)
+                return
+
+    async def _remember_conclusion(self, run: Run) -> None:
+        """What the last resource answered could be asked again, but not for ever: write it down before a long wait."""
+        transaction = run.transaction
+        last = any(branch.role is Role.LAST for branch in transaction.branches.values())
+        if not run.journalled or not last or transaction.status not in (Status.COMMITTING, Status.ABORTING):
+            return
+        standing = Standing.COMMIT if transaction.status is Status.COMMITTING else Standing.ABORT
+        try:
+            await self.performer.journal.conclude(transaction.gid, standing, reason=transaction.reason)
+        except (Unavailable, *UNKNOWN) as failure:
+            logger.warning("the conclusion of %s is not written yet: %r", transaction.gid, failure)
+
+
+def outcome_of(status: Status) -> Outcome | None:
+    """What has been decided in this status; None while nothing has."""
+    match status:
+        case Status.COMMITTING | Status.COMMITTED:
+            return Outcome.COMMIT
+        case Status.ABORTING | Status.ABORTED:
+            return Outcome.ABORT
+        case _:
+            return None

@@ -1,0 +1,90 @@
+"""Recording that nothing is owed any more, in batches and off everybody's critical path.
+
+First the outbox rows that Kafka has committed are deleted, then the journal's row is marked as done. A crash in between
+costs only that recovery finds out once more what it already knew.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from coordinator import limits
+from coordinator.engine.performer import UNKNOWN
+from coordinator.engine.run import Participants, Run
+from coordinator.errors import Replaced, Unavailable
+from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal
+from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Status
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Finisher:
+    """A queue of finished transactions, and the task that records them."""
+
+    participants: Participants
+    journal: Journal
+    alerts: Alerts
+    clock: Clock
+    gather_s: float = limits.FINISH_GATHER_S
+    _waiting: list[Run] = field(default_factory=list)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+    _stopping: bool = False
+
+    async def start(self) -> None:
+        """Begin recording."""
+        self._task = asyncio.create_task(self._run(), name="finisher")
+
+    async def stop(self) -> None:
+        """Record what waits, once, and end. Idempotent. What could not be recorded is found again by recovery."""
+        if self._task is None:
+            return
+        self._stopping = True
+        self._wake.set()
+        task, self._task = self._task, None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(task, timeout=limits.PARTICIPANT_CALL_S)
+
+    async def finish(self, run: Run) -> None:
+        """Take *run*, which owes nothing any more. Raises the one alert where a branch ended against the decision."""
+        if run.transaction.heuristic:
+            endings = ", ".join(f"{name} {ending}" for name, ending in run.transaction.endings.items())
+            await self.alerts.raise_alert(run.transaction.gid, "heuristic", endings)
+        if run.journalled:
+            self._waiting.append(run)
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while not self._stopping or self._waiting:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._stopping:
+                await self.clock.sleep(self.gather_s)  # Rows are deleted by the hundred, not one by one.
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._record(batch)
+            except (Unavailable, *UNKNOWN) as failure:
+                logger.warning("%d finished transactions are not recorded yet: %r", len(batch), failure)
+                if self._stopping:
+                    return
+                self._waiting = batch + self._waiting
+                await self.clock.sleep(limits.FINISH_BACKOFF_MAX_S / 5)
+                self._wake.set()
+            except Replaced:
+                logger.warning("%d finished transactions belong to another process now", len(batch))
+
+    async def _record(self, batch: list[Run]) -> None:
+        delivered: dict[BranchName, list[Gid]] = defaultdict(list)
+        for run in batch:
+            if run.outbox is not None and Ending.HAZARD not in run.transaction.endings.values():
+                delivered[run.outbox].append(run.transaction.gid)
+        for holder, gids in delivered.items():
+            participant = self.participants[holder].participant
+            assert isinstance(participant, HoldsOutbox), f"{holder} holds no outbox"
+            await participant.clear_outbox(gids)
+        for run in batch:
+            outcome = Outcome.COMMIT if run.transaction.status is Status.COMMITTED else Outcome.ABORT
+            await self.journal.finish(run.transaction.gid, outcome, run.transaction.endings)

@@ -1,0 +1,73 @@
+"""This process as an owner: its lease, and what it may believe while it holds it.
+
+The database's clock decides when a lease ends; our own only makes us stop earlier. Losing the term is not an error to
+hide: every listener is told, so that nothing of the old owner is used again, and the process begins anew as another.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from coordinator import limits
+from coordinator.engine.performer import UNKNOWN
+from coordinator.errors import Replaced, Unavailable
+from coordinator.ports import Clock, Lease, Owners
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Ownership:
+    """Holds this process' lease and keeps it renewed."""
+
+    owners: Owners
+    clock: Clock
+    on_loss: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    losses: int = 0
+    _lease: Lease | None = None
+    _believed_until_s: float = 0.0
+
+    @property
+    def lease(self) -> Lease:
+        """The lease held now."""
+        assert self._lease is not None, "an owner registers before it works"
+        return self._lease
+
+    @property
+    def holds(self) -> bool:
+        """Whether this process may begin something: its lease has a margin left by its own clock."""
+        return self._lease is not None and self.clock.monotonic_s() < self._believed_until_s
+
+    async def register(self) -> None:
+        """Become an owner."""
+        asked_s = self.clock.monotonic_s()
+        self._believe(await self.owners.register(), asked_s)
+
+    async def renew(self) -> None:
+        """Prolong the lease; begin anew under another id where this process was replaced."""
+        asked_s = self.clock.monotonic_s()
+        try:
+            self._believe(await self.owners.renew(self.lease), asked_s)
+        except Replaced:
+            self.losses += 1
+            logger.warning("owner %s was replaced: another process finishes its transactions", self.lease.owner)
+            for tell in self.on_loss:
+                await tell()
+            await self.register()
+        except (Unavailable, *UNKNOWN) as failure:
+            logger.warning("the lease of %s is not renewed yet: %r", self.lease.owner, failure)
+
+    async def resign(self) -> None:
+        """Let others take over at once. Idempotent."""
+        if self._lease is None:
+            return
+        lease, self._lease = self._lease, None
+        try:
+            await self.owners.resign(lease)
+        except (Unavailable, Replaced, *UNKNOWN) as failure:
+            logger.warning("owner %s could not resign, its lease has to expire: %r", lease.owner, failure)
+
+    def _believe(self, lease: Lease, asked_s: float) -> None:
+        # Counted from before the question: the answer's own way is part of the lease.
+        self._lease = lease
+        self._believed_until_s = asked_s + lease.seconds - limits.LEASE_RENEWAL_S

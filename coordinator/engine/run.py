@@ -1,0 +1,96 @@
+"""One transaction as this process runs it: its state, and what only this process has of it.
+
+The state is the protocol's and could be loaded from the journal by anyone. Sessions, messages and the caller's deadline
+are this process' alone: a recovered transaction runs without them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coordinator.ports import Ability, Message, Participant, Record, Session, Standing
+from coordinator.protocol.model import BranchName, Status, Transaction
+from coordinator.protocol.policy import FailurePolicy, Park, Retry, Rollback
+from coordinator.protocol.two_phase import restored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A participant as it was opened: what it is, and what it can do."""
+
+    participant: Participant
+    abilities: frozenset[Ability]
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its branch takes messages (a broker) rather than a connection (a database)."""
+        return Ability.PUBLISH in self.abilities
+
+
+Participants = Mapping[BranchName, Registered]
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """A transaction being driven in this process."""
+
+    transaction: Transaction
+    policy: FailurePolicy = field(default_factory=Rollback)
+    deadline_s: float = float("inf")
+    """On this process' monotonic clock."""
+    key: str | None = None
+    outbox: BranchName | None = None
+    """The database branch in which the messages stand as waiting rows, if they do."""
+    sessions: dict[BranchName, Session] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+    failure: BaseException | None = None
+    """The first reason why it was not committed."""
+    voted_s: float = 0.0
+    """When the last resource voted, on the monotonic clock: its vote does not keep for ever."""
+    journalled: bool = False
+    """Whether the journal has a row about it, which must be finished."""
+
+    def failed(self, failure: BaseException) -> None:
+        """Keep the first failure: later ones are its consequences."""
+        self.failure = self.failure or failure
+
+    def record(self, standing: Standing, *, reason: str = "") -> Record:
+        """The journal's row about this transaction, were it decided so now."""
+        transaction = self.transaction
+        final = self.policy.then if isinstance(self.policy, Retry) else self.policy
+        return Record(
+            gid=transaction.gid,
+            name=transaction.name,
+            recipe=transaction.recipe,
+            standing=standing,
+            branches=transaction.branches,
+            votes=transaction.votes,
+            evidence=transaction.evidence,
+            reason=reason or transaction.reason,
+            key=self.key,
+            outbox=self.outbox,
+            hold_s=final.hold_s if isinstance(final, Park) else None,
+        )
+
+
+def resume(record: Record) -> Run:
+    """The run of a recorded transaction, in a process that never saw it begin: recovery is the ordinary loop from here.
+
+    What the journal does not say is asked of the participants again; they answer the same however often.
+    """
+    status = {
+        Standing.INTENT: Status.INTENDING,
+        Standing.PARKED: Status.PARKED,
+        Standing.COMMIT: Status.COMMITTING,
+        Standing.ABORT: Status.ABORTING,
+    }[record.standing]
+    transaction = Transaction(
+        gid=record.gid,
+        name=record.name,
+        recipe=record.recipe,
+        branches=record.branches,
+        status=status,
+        votes=record.votes,
+        evidence=record.evidence,
+        reason=record.reason,
+    )
+    return Run(transaction=restored(transaction), outbox=record.outbox, key=record.key, journalled=True)

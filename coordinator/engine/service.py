@@ -1,0 +1,135 @@
+"""The engine as one thing: started, asked to begin transactions, and stopped within bounds."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from coordinator import limits
+from coordinator.engine.driver import Driver
+from coordinator.engine.finisher import Finisher
+from coordinator.engine.ownership import Ownership
+from coordinator.engine.recovery import Recovery
+from coordinator.engine.run import Participants, Run, resume
+from coordinator.engine.timers import Periodic
+from coordinator.engine.work import EngineWork
+from coordinator.errors import InDoubt, KeyReused, Overloaded, Refused, Unavailable
+from coordinator.gids import new_gid
+from coordinator.ports import Ability, Clock, Journal, Record, Standing, Work
+from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe, Transaction
+from coordinator.protocol.policy import FailurePolicy, on_no
+from coordinator.protocol.recipes import choose
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often the engine looks after what is its own and what others left, in seconds; and its bounds."""
+
+    renewal_s: float = limits.LEASE_RENEWAL_S
+    recovery_s: float = limits.RECOVERY_PERIOD_S
+    settle_within_s: float = limits.SETTLE_WITHIN_S
+    drain_within_s: float = limits.DRAIN_WITHIN_S
+    transactions_max: int = limits.TRANSACTIONS_OPEN_MAX
+
+
+@dataclass(slots=True, kw_only=True)
+class TransactionEngine:
+    """`ports.Engine`: begins transactions, and keeps the loops alive that finish them."""
+
+    participants: Participants
+    journal: Journal
+    ownership: Ownership
+    driver: Driver
+    finisher: Finisher
+    recovery: Recovery
+    clock: Clock
+    prefix: str
+    pace: Pace = field(default_factory=Pace)
+    chance: random.Random = field(default_factory=random.SystemRandom)
+    _loops: list[Periodic] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Become an owner, look once at what others left, and begin the loops."""
+        await self.ownership.register()
+        await self.finisher.start()
+        self._loops = [
+            self._loop("lease", self.ownership.renew, self.pace.renewal_s),
+            self._loop("recovery", self.recovery.once, self.pace.recovery_s),
+        ]
+        for loop in self._loops:
+            await loop.start()
+
+    async def stop(self) -> None:
+        """Finish what is under way, within bounds, hand over the rest, and resign. Idempotent."""
+        under_way = set(self.driver.driving.values())
+        if under_way:
+            await asyncio.wait(under_way, timeout=self.pace.drain_within_s)
+        for task in list(self.driver.driving.values()):
+            task.cancel()
+        await self.finisher.stop()
+        for loop in self._loops:
+            await loop.stop()
+        await self.ownership.resign()
+
+    async def begin(
+        self, name: str, *, recipe: Recipe | None, policy: FailurePolicy, key: str | None, deadline_s: float
+    ) -> Work:
+        """Open a transaction. See `ports.Engine`."""
+        chosen = choose(databases=self._databases(), publishers=self._publishers(), asked=recipe, on_no=on_no(policy))
+        if not self.ownership.holds:
+            raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
+        if len(self.driver.driving) >= self.pace.transactions_max:
+            raise Overloaded(f"{self.pace.transactions_max} transactions are under way; slow down")
+        if key is not None and (earlier := await self.journal.look_up_key(name, key)) is not None:
+            raise KeyReused(f"{name!r} with key {key!r} is {earlier.gid} already", gid=earlier.gid)
+        gid = new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))
+        run = Run(
+            transaction=Transaction(gid=gid, name=name, recipe=chosen, branches={}),
+            policy=policy,
+            deadline_s=self.clock.monotonic_s() + deadline_s,
+            key=key,
+        )
+        return EngineWork(
+            run=run,
+            participants=self.participants,
+            driver=self.driver,
+            settle_within_s=self.pace.settle_within_s,
+        )
+
+    async def resolve(self, gid: Gid, outcome: Outcome, *, reason: str) -> Standing:
+        """An operator's word on a parked transaction; returns what stands. Needs a reason, which is recorded."""
+        if not reason.strip():
+            raise Refused("a parked transaction is resolved only with a reason", gid=gid)
+        record = await self._known(gid)
+        if record.standing is Standing.INTENT:
+            raise InDoubt(f"{gid} is the last resource's to decide, and it is still being asked", gid=gid)
+        wanted = Standing.COMMIT if outcome is Outcome.COMMIT else Standing.ABORT
+        stands = await self.journal.conclude(gid, wanted, reason=reason)
+        self.driver.start(resume(replace(record, standing=stands)))
+        return stands
+
+    async def _known(self, gid: Gid) -> Record:
+        record = await self.journal.look_up(gid)
+        if record is None:
+            raise Refused(f"the journal has no record of {gid}: it was rolled back, or it never was", gid=gid)
+        return record
+
+    def _databases(self) -> dict[BranchName, bool]:
+        return {
+            name: Ability.HOLDS_JOURNAL in registered.abilities
+            for name, registered in self.participants.items()
+            if not registered.publishes
+        }
+
+    def _publishers(self) -> dict[BranchName, bool]:
+        return {
+            name: Ability.PREPARE in registered.abilities
+            for name, registered in self.participants.items()
+            if registered.publishes
+        }
+
+    def _loop(self, name: str, round_: Callable[[], Awaitable[None]], period_s: float) -> Periodic:
+        return Periodic(name=name, round_=round_, period_s=period_s, clock=self.clock, chance=self.chance)

@@ -1,0 +1,100 @@
+"""Prepared branches that no record speaks of: finding them, for ever, and presuming their abort by rule.
+
+Absence of a record means abort only if (1) the id was issued by us, (2) it is older than any owner may take to decide,
+(3) it is younger than the journal's memory, (4) two looks some time apart agree, and (5) whoever presumes writes it
+first, and obeys what stands. Without (5) an owner that was only paused would still decide commit.
+"""
+
+import logging
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from coordinator import limits
+from coordinator.engine.performer import UNKNOWN
+from coordinator.engine.run import Participants
+from coordinator.errors import Refused, Unavailable
+from coordinator.gids import issued_at
+from coordinator.ports import Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
+from coordinator.protocol.model import Branch, BranchName, Ending, Gid, Outcome, Recipe, Role
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresumeAbort:
+    """When absence means abort, in seconds."""
+
+    after_s: float = limits.PRESUME_ABORT_AFTER_S
+    looks_apart_s: float = limits.PRESUME_ABORT_LOOKS_APART_S
+    retention_s: float = limits.JOURNAL_RETENTION_S
+
+
+@dataclass(slots=True, kw_only=True)
+class Sweep:
+    """Looks at every participant for prepared branches of ours, and finishes those whose outcome stands."""
+
+    participants: Participants
+    journal: Journal
+    alerts: Alerts
+    clock: Clock
+    rule: PresumeAbort = field(default_factory=PresumeAbort)
+    presumed: int = 0
+    _first_seen_s: dict[tuple[Gid, BranchName], float] = field(default_factory=dict)
+
+    async def once(self, *, busy: Container[Gid]) -> None:
+        """One look. Transactions in *busy* are being driven here and are left alone."""
+        seen: set[tuple[Gid, BranchName]] = set()
+        for name, registered in self.participants.items():
+            try:
+                for doubtful in await registered.participant.in_doubt():
+                    seen.add((doubtful.prepared.gid, name))
+                    if doubtful.prepared.gid not in busy:
+                        await self._look_at(registered.participant, doubtful)
+            except (Refused, Unavailable, *UNKNOWN) as failure:
+                logger.warning("%s could not be swept: %r", name, failure)
+        self._first_seen_s = {key: at for key, at in self._first_seen_s.items() if key in seen}
+
+    async def _look_at(self, participant: Participant, doubtful: Doubtful) -> None:
+        gid = doubtful.prepared.gid
+        record = await self.journal.look_up(gid)
+        if record is not None:
+            await self._obey(participant, doubtful, record.standing)
+        elif await self._presumable(doubtful):
+            stands = await self.journal.decide(_presumed_abort(doubtful))
+            logger.warning("%s has no record; its abort was presumed, and what stands is %s", gid, stands)
+            self.presumed += stands is Standing.ABORT
+            await self._obey(participant, doubtful, stands)
+
+    async def _obey(self, participant: Participant, doubtful: Doubtful, stands: Standing) -> None:
+        match stands:
+            case Standing.COMMIT:
+                await participant.commit(doubtful.prepared)
+            case Standing.ABORT:
+                ending = await participant.abort(doubtful.prepared)
+                if ending is Ending.ABORTED:
+                    await self.journal.finish(doubtful.prepared.gid, Outcome.ABORT, {doubtful.prepared.branch: ending})
+            case Standing.INTENT | Standing.PARKED:
+                return  # Its owner, or whoever adopts it, is told by the last resource or by an operator.
+
+    async def _presumable(self, doubtful: Doubtful) -> bool:
+        prepared, now_s = doubtful.prepared, self.clock.monotonic_s()
+        since_issue_s = (self.clock.now() - issued_at(prepared.gid)).total_seconds()
+        if since_issue_s > self.rule.retention_s:
+            detail = f"{prepared.branch} is prepared, but older than the journal's memory: absence says nothing"
+            await self.alerts.raise_alert(prepared.gid, "older-than-journal", detail)
+            return False
+        first_s = self._first_seen_s.setdefault((prepared.gid, prepared.branch), now_s)
+        return doubtful.age_s >= self.rule.after_s and now_s - first_s >= self.rule.looks_apart_s
+
+
+def _presumed_abort(doubtful: Doubtful) -> Record:
+    prepared = doubtful.prepared
+    return Record(
+        gid=prepared.gid,
+        name="(presumed abort)",
+        recipe=Recipe.TWO_PHASE,
+        standing=Standing.ABORT,
+        branches={prepared.branch: Branch(name=prepared.branch, role=Role.PREPARED)},
+        evidence={prepared.branch: prepared.evidence},
+        reason="no record speaks of it, and it is too old for its owner to decide still",
+    )
