@@ -309,7 +309,10 @@ class OwnsIds(Protocol):
 class Work(Protocol):
     """One open transaction in this process, as the client steers it."""
 
-    gid: Gid
+    @property
+    def gid(self) -> Gid:
+        """The transaction's id."""
+        ...
 
     async def enlist(self, participant: str) -> Any:
         """Begin the participant's branch and return its connection; the same one when asked again."""
