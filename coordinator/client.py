@@ -213,7 +213,7 @@ def _outcome(transaction: Transaction, outcome: Outcome) -> TransactionOutcome:
         outcome=outcome,
         recipe=transaction.recipe,
         settled=transaction.finished,
-        endings=dict(transaction.endings),
+        endings={str(name): ending for name, ending in transaction.endings.items()},
         reason=transaction.reason,
     )
 

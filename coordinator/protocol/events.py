@@ -1,8 +1,8 @@
 """Facts about a transaction, in the past tense. Evolving the state by them is the only way it changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from coordinator.protocol.model import NO_EVIDENCE, BranchName, Ending, Evidence, Outcome, Vote
+from coordinator.protocol.model import BranchName, Ending, Evidence, Outcome, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +11,7 @@ class Voted:
 
     branch: BranchName
     vote: Vote
-    evidence: Evidence = NO_EVIDENCE
+    evidence: Evidence = field(default_factory=dict)
     reason: str = ""
 
 

@@ -20,6 +20,7 @@ Evidence = Mapping[str, str | int | None]
 """What finishes a prepared branch, as JSON-able data (see the participant that wrote it)."""
 
 NO_EVIDENCE: Evidence = MappingProxyType({})
+"""The evidence of a branch that has nothing to finish."""
 
 
 class Recipe(StrEnum):
@@ -119,7 +120,7 @@ class Prepared:
 
     gid: Gid
     branch: BranchName
-    evidence: Evidence = NO_EVIDENCE
+    evidence: Evidence = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ reach the protocol as two facts only: what a NO of the publishing branch means (
 (`next_attempt`). `docs/failure-policies.md` has the whole table, and each row of it is a test on real servers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from coordinator.protocol.model import OnNo
@@ -66,7 +66,7 @@ class Retry:
     attempts: int = 3
     backoff_s: float = 0.1
     backoff_max_s: float = 5.0
-    then: Rollback | BackupPolling | Park = Rollback()
+    then: Rollback | BackupPolling | Park = field(default_factory=Rollback)
 
     def __post_init__(self) -> None:
         _positive(attempts=self.attempts, backoff_s=self.backoff_s, backoff_max_s=self.backoff_max_s)
