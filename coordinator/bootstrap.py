@@ -1,0 +1,213 @@
+"""The composition root: the only place that knows every concrete class, and in what order they start and stop."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from coordinator import limits
+from coordinator.client import Client, TransactionBlock
+from coordinator.engine.breakers import Breakers
+from coordinator.engine.driver import Driver
+from coordinator.engine.finisher import Finisher
+from coordinator.engine.ownership import Ownership
+from coordinator.engine.performer import Performer
+from coordinator.engine.recovery import Recovery
+from coordinator.engine.run import Participants, Registered
+from coordinator.engine.service import Pace, TransactionEngine
+from coordinator.engine.sweep import PresumeAbort, Sweep
+from coordinator.errors import InvalidDefinition
+from coordinator.faults.injectors import arm_from_environment
+from coordinator.ports import Ability, Participant
+from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
+from coordinator.protocol.policy import FailurePolicy
+from coordinator.settings import Settings, load
+from coordinator.stores import Stores, open_stores
+
+logger = logging.getLogger(__name__)
+
+
+class SystemClock:
+    """The clocks of this machine. (Tests bring one of their own.)"""
+
+    def monotonic_s(self) -> float:
+        """Seconds that only go forward."""
+        return time.monotonic()
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC."""
+        return datetime.now(tz=UTC)  # noqa: TID251 - this is the Clock that everything else takes.
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(slots=True)
+class LoggedAlerts:
+    """Alerts as log lines at ERROR, each once per transaction and kind in this process."""
+
+    raised: set[tuple[Gid, str]] = field(default_factory=set)
+
+    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+        """Say it once."""
+        if (gid, kind) not in self.raised:
+            self.raised.add((gid, kind))
+            logger.error("ALERT %s: transaction %s: %s", kind, gid, detail)
+
+
+class Coordinator:
+    """A coordinator inside this process: the client, the engine, and the journal in your own database.
+
+        async with Coordinator(
+            journal="postgresql://localhost/app",
+            participants={"db": Postgres("postgresql://localhost/app"), "events": Kafka("localhost:9092")},
+        ) as coordinator:
+            async with coordinator.transaction("create-post") as transaction:
+                ...
+
+    *journal*: a PostgreSQL URL, or a journal in memory ("memory://", for tests and first steps). *participants*: by the
+    names that transactions use. *settings*: from file and environment unless given. Entering it checks every setting
+    that a promise rests on and raises `Misconfigured` that names the remedy.
+    """
+
+    def __init__(
+        self, *, journal: str, participants: Mapping[str, Participant], settings: Settings | None = None
+    ) -> None:
+        self.settings = settings or load()
+        self.alerts = LoggedAlerts()
+        self._journal_url = journal
+        self._given = {BranchName(name): participant for name, participant in participants.items()}
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
+        self._engine: TransactionEngine | None = None
+        self._refuse_bad_names()
+
+    @property
+    def engine(self) -> TransactionEngine:
+        """The running engine: for operators' commands and for figures."""
+        if self._engine is None:
+            raise InvalidDefinition("the coordinator is not running: write `async with Coordinator(...)`")
+        return self._engine
+
+    def transaction(
+        self,
+        name: str,
+        *,
+        policy: FailurePolicy | None = None,
+        recipe: Recipe | str | None = None,
+        key: str | None = None,
+        deadline_s: float = limits.TRANSACTION_DEADLINE_S,
+    ) -> TransactionBlock:
+        """A transaction to be entered with `async with`; see `Client.transaction`."""
+        if self._client is None:
+            raise InvalidDefinition("the coordinator is not running: write `async with Coordinator(...)`")
+        return self._client.transaction(name, policy=policy, recipe=recipe, key=key, deadline_s=deadline_s)
+
+    async def outcome_of(self, gid: str) -> Outcome | None:
+        """What was decided about *gid*, from the journal; None while nothing stands (ask again) or nothing ever will."""
+        record = await self.engine.journal.look_up(Gid(gid))
+        if record is None or record.standing not in (Outcome.COMMIT, Outcome.ABORT):
+            return None
+        return Outcome(record.standing)
+
+    async def resolve(self, gid: str, outcome: Outcome | str, *, reason: str) -> Outcome | None:
+        """An operator's word on a parked transaction. Returns what stands, which may be another's earlier word."""
+        return Outcome(await self.engine.resolve(Gid(gid), Outcome(outcome), reason=reason))
+
+    async def __aenter__(self) -> Self:
+        """Open the journal and every participant, check them, and start the engine and the relays."""
+        arm_from_environment()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Finish what is under way, hand over the rest, and close everything, within bounds."""
+        self._client = None
+        await self._stack.aclose()
+        self._engine = None
+
+    async def _start(self) -> None:
+        clock = SystemClock()
+        stores = await self._stack.enter_async_context(open_stores(self._journal_url, self.settings))
+        participants = await self._open_participants(stores)
+        engine = self._assemble(stores, participants, clock)
+        await engine.start()
+        self._stack.push_async_callback(engine.stop)
+        self._engine = engine
+        self._client = Client(engine=engine, policies=self.settings.policies)
+
+    async def _open_participants(self, stores: Stores) -> Participants:
+        opened: dict[BranchName, Registered] = {}
+        for name, participant in self._given.items():
+            participant.name = name
+            stores.introduce(participant)
+            self._stack.push_async_callback(participant.close)
+            abilities = await participant.open()
+            if await stores.lives_with(participant):
+                abilities |= {Ability.HOLDS_JOURNAL}
+            opened[name] = Registered(participant=participant, abilities=abilities)
+        return opened
+
+    def _assemble(self, stores: Stores, participants: Participants, clock: SystemClock) -> TransactionEngine:
+        chance = random.SystemRandom()
+        ownership = Ownership(owners=stores.owners, clock=clock)
+        breakers = Breakers(clock)
+        performer = Performer(
+            participants=participants,
+            journal=stores.journal,
+            alerts=self.alerts,
+            clock=clock,
+            breakers=breakers,
+            chance=chance,
+        )
+        finisher = Finisher(participants=participants, journal=stores.journal, alerts=self.alerts, clock=clock)
+        driver = Driver(performer=performer, finisher=finisher)
+        rule = PresumeAbort(
+            after_s=self.settings.presume_abort_after_s, looks_apart_s=self.settings.presume_abort_looks_apart_s
+        )
+        sweep = Sweep(
+            participants=participants, journal=stores.journal, alerts=self.alerts, clock=clock, rule=rule
+        )
+        recovery = Recovery(
+            participants=participants,
+            journal=stores.journal,
+            ids=stores.ids,
+            ownership=ownership,
+            driver=driver,
+            sweep=sweep,
+        )
+        return TransactionEngine(
+            participants=participants,
+            journal=stores.journal,
+            ownership=ownership,
+            driver=driver,
+            finisher=finisher,
+            recovery=recovery,
+            clock=clock,
+            prefix=self.settings.prefix,
+            pace=Pace(
+                renewal_s=self.settings.lease_s / 4,
+                recovery_s=self.settings.recovery_s,
+                settle_within_s=self.settings.settle_within_s,
+            ),
+            chance=chance,
+        )
+
+    def _refuse_bad_names(self) -> None:
+        if not self._given:
+            raise InvalidDefinition("a coordinator needs participants: a database, a broker, or both")
+        if len(self._given) > limits.BRANCHES_MAX:
+            raise InvalidDefinition(f"{len(self._given)} participants are above the limit of {limits.BRANCHES_MAX}")
