@@ -14,6 +14,11 @@ SETTLE_WITHIN_S = 5.0
 PARTICIPANT_CALL_S = 5.0
 KAFKA_TRANSACTION_TIMEOUT_S = 60.0
 
+# A transactional id rests after its commit: the broker answers before it has written the markers (2 to 5 ms here), and
+# an id that comes back earlier waits for the broker's own retry, which comes every 20 ms.
+KAFKA_ID_REST_S = 0.02
+KAFKA_RETRY_PAUSE_S = 0.02
+
 # Absence means abort only for ids that are old enough for their owner to have decided, and young enough for the
 # journal to still remember; two looks must agree, so that a decision in flight is not taken for none.
 PRESUME_ABORT_AFTER_S = BRANCH_BUDGET_MAX_S
@@ -42,8 +47,9 @@ MESSAGES_PER_TRANSACTION_MAX = 10_000
 BRANCHES_MAX = 16
 TRANSACTIONS_OPEN_MAX = 10_000
 JOURNAL_BATCH_MAX = 500
-KAFKA_POOL_MIN = 4
+KAFKA_POOL_MIN = 8
 KAFKA_POOL_MAX = 4096
+KAFKA_CONNECTIONS = 8
 OUTBOX_BATCH_MAX = 1000
 OUTBOX_SHARDS = 16
 

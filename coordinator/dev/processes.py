@@ -1,0 +1,142 @@
+"""Server processes: each is known by its pid *and* its start time, so that a recycled pid is never signalled."""
+
+import asyncio
+import ctypes
+import os
+import pwd
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from coordinator.errors import Unavailable
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A running server process and all its children."""
+
+    pid: int
+    started: float
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        *,
+        log: Path,
+        user: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        dies_with_us: bool = True,
+    ) -> "Process":
+        """Start *command* with its output in *log*, as *user* if one is given.
+
+        *dies_with_us*: the kernel kills it when this process ends, however it ends.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            child = subprocess.Popen(  # noqa: S603 - our own servers, with arguments that we made.
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment or os.environ),
+                user=user,
+                group=pwd.getpwnam(user).pw_gid if user else None,
+                extra_groups=[] if user else None,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if dies_with_us else None,
+            )
+        return cls(child.pid, psutil.Process(child.pid).create_time())
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Process":
+        """The process that `state` described."""
+        return cls(int(state["pid"]), float(state["started"]))
+
+    def state(self) -> dict[str, Any]:
+        """This process as JSON-able data."""
+        return asdict(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        process = self._process()
+        return process is not None and process.status() != psutil.STATUS_ZOMBIE
+
+    def send(self, number: signal.Signals, *, children: bool = False) -> None:
+        """Send a signal to it, and to its children if asked. A process that is gone is left alone."""
+        process = self._process()
+        if process is None:
+            return
+        targets = [process, *(process.children(recursive=True) if children else [])]
+        for target in targets:
+            try:
+                target.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 20.0) -> None:
+        """Ask it to end, and kill it when it has not within *within_s*. Idempotent."""
+        self.send(signal.SIGCONT, children=True)
+        self.send(number)
+        if not await self._gone(within_s):
+            self.send(signal.SIGKILL, children=True)
+            await self._gone(within_s)
+        self._reap()
+
+    async def kill(self) -> None:
+        """End it and its children at once, as a power cut would."""
+        self.send(signal.SIGKILL, children=True)
+        await self._gone(20.0)
+        self._reap()
+
+    async def _gone(self, within_s: float) -> bool:
+        return await eventually(lambda: not self.alive, within_s)
+
+    def _reap(self) -> None:
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return  # Somebody else's child: `dev down` ends what an earlier `dev up` began.
+
+    def _process(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+        except psutil.NoSuchProcess:
+            return None
+        return process if abs(process.create_time() - self.started) < 1 else None
+
+
+async def eventually(condition: Callable[[], bool], within_s: float) -> bool:
+    """Whether *condition* became true within *within_s*."""
+    until = asyncio.get_running_loop().time() + within_s
+    while not condition():
+        if asyncio.get_running_loop().time() > until:
+            return False
+        await asyncio.sleep(0.02)
+    return True
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def failed_to_start(what: str, log: Path) -> Unavailable:
+    """The error that quotes the last words of a server that did not come up."""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else "(no log)"
+    return Unavailable(f"{what} did not start; the end of {log}:\n{tail}")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

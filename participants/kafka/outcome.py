@@ -1,0 +1,141 @@
+"""How a Kafka transaction ended: asked with its own (id, producer id, epoch), as often as it takes.
+
+`EndTxn` v5 answers the same question the same way however often it is repeated:
+
+    NONE                                          ended as asked, now or before
+    CONCURRENT_TRANSACTIONS                       the markers are being written: ask again
+    NOT_COORDINATOR, LOADING, no answer           unknown: find the coordinator and ask again
+    INVALID_TXN_STATE                             it ended the other way
+    PRODUCER_FENCED, INVALID_PRODUCER_EPOCH       somebody initialised the id, or its next transaction has begun
+    INVALID_PRODUCER_ID_MAPPING                   the id has expired
+
+The last two say nothing about the outcome, so it is read back from the partition: a fetch from the transaction's first
+record says whether it is stable, and whether its producer's transaction there was aborted.
+(`docs/decisions/0003-the-kafka-codec.md` has what real brokers answered.)
+"""
+
+import asyncio
+import struct
+from dataclasses import dataclass
+
+from coordinator import limits
+from coordinator.errors import Disconnected, InDoubt, Misconfigured, Unavailable
+from coordinator.faults.points import boundary
+from coordinator.protocol.model import Ending
+from participants.kafka.branch import KafkaBranch
+from participants.kafka.cluster import Cluster
+from participants.kafka.codec import EndTxn, Producer, decode_producer
+from participants.kafka.codec_cluster import Fetch, Fetched, decode_fetch
+from participants.kafka.codes import Code, code_name
+
+_ASK_AGAIN = frozenset(
+    {
+        Code.CONCURRENT_TRANSACTIONS,
+        Code.COORDINATOR_LOAD_IN_PROGRESS,
+        Code.COORDINATOR_NOT_AVAILABLE,
+        Code.NOT_COORDINATOR,
+        Code.REQUEST_TIMED_OUT,
+        Code.UNKNOWN_SERVER_ERROR,
+    }
+)
+_SAYS_NOTHING = frozenset(
+    {Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_EPOCH, Code.INVALID_PRODUCER_ID_MAPPING},
+)
+# Base offset, length, leader epoch, magic, checksum, attributes, last offset delta, two times, producer id, its epoch.
+_BATCH_HEADER = struct.Struct(">qiibIhiqqqh")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a transaction ended, and the producer for the id's next one, where the broker said it."""
+
+    ending: Ending
+    following: Producer | None = None
+
+
+async def end(cluster: Cluster, branch: KafkaBranch, *, commit: bool, within_s: float) -> Ended:
+    """End the transaction and say how it ended: the truth, whatever was asked.
+
+    Raises `InDoubt` when nobody could tell within *within_s* seconds; `Misconfigured` when we may not ask.
+    """
+    until = asyncio.get_running_loop().time() + within_s
+    request = EndTxn(branch.transactional_id, branch.producer, commit)
+    while True:
+        code, following = await _ask(cluster, branch, request)
+        if code == Code.NONE:
+            return Ended(Ending.COMMITTED if commit else Ending.ABORTED, following)
+        if code == Code.INVALID_TXN_STATE and commit:
+            return Ended(Ending.ABORTED)
+        if code == Code.INVALID_TXN_STATE or code in _SAYS_NOTHING:
+            return Ended(await read_back(cluster, branch, within_s=within_s))
+        if code not in _ASK_AGAIN:
+            raise Misconfigured(f"Kafka refuses to end {branch.transactional_id}: {code_name(code)}")
+        if asyncio.get_running_loop().time() > until:
+            raise InDoubt(f"no definite answer about {branch.transactional_id} in {within_s} s: {code_name(code)}")
+        await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S / 4)
+
+
+async def _ask(cluster: Cluster, branch: KafkaBranch, request: EndTxn) -> tuple[int, Producer]:
+    """One question to the coordinator; no answer is an answer that says "ask again"."""
+    name = branch.transactional_id
+    try:
+        address = await cluster.coordinator(name)
+        code, following = await boundary(
+            "kafka.end.commit" if request.commit else "kafka.end.abort",
+            lambda: cluster.ask(address, request, decode_producer),
+            transactional_id=name,
+        )
+    except (Disconnected, Unavailable, OSError, TimeoutError):
+        cluster.forget(transactional_id=name)
+        await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
+        return Code.UNKNOWN_SERVER_ERROR, branch.producer
+    if code in _ASK_AGAIN and code != Code.CONCURRENT_TRANSACTIONS:
+        cluster.forget(transactional_id=name)
+    return code, following
+
+
+async def read_back(cluster: Cluster, branch: KafkaBranch, *, within_s: float) -> Ending:
+    """Read the transaction's outcome from its first record's partition.
+
+    HAZARD where the log does not reach back to it any more. Raises `InDoubt` while the transaction is still open, or
+    its partition does not answer.
+    """
+    until = asyncio.get_running_loop().time() + within_s
+    failure: Exception | None = None
+    while asyncio.get_running_loop().time() <= until:
+        try:
+            fetched = await _fetch(cluster, branch)
+        except (Disconnected, Unavailable, OSError, TimeoutError) as unanswered:
+            failure = unanswered
+        else:
+            if fetched.code == Code.OFFSET_OUT_OF_RANGE:
+                return Ending.HAZARD
+            if fetched.code == Code.NONE and fetched.last_stable_offset > branch.offset:
+                return _outcome(fetched, branch)
+        cluster.forget(topic=branch.topic)
+        await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
+    raise InDoubt(f"the outcome of {branch.transactional_id} is not stable yet") from failure
+
+
+async def _fetch(cluster: Cluster, branch: KafkaBranch) -> Fetched:
+    leaders = await cluster.partitions(branch.topic)
+    leader = leaders.get(branch.partition)
+    if leader is None:
+        raise Unavailable(f"{branch.topic}-{branch.partition} has no leader")
+    request = Fetch(branch.topic, branch.partition, branch.offset)
+    return await boundary(
+        "kafka.read_back",
+        lambda: cluster.ask(leader, request, decode_fetch),
+        transactional_id=branch.transactional_id,
+    )
+
+
+def _outcome(fetched: Fetched, branch: KafkaBranch) -> Ending:
+    """What a stable fetch says: the broker lists the transactions that were aborted in what it returns."""
+    if (branch.producer.producer_id, branch.offset) in fetched.aborted:
+        return Ending.ABORTED
+    if fetched.log_start_offset > branch.offset or len(fetched.records) < _BATCH_HEADER.size:
+        return Ending.HAZARD
+    first, *_, producer_id, epoch = _BATCH_HEADER.unpack_from(fetched.records)
+    ours = first == branch.offset and Producer(producer_id, epoch) == branch.producer
+    return Ending.COMMITTED if ours else Ending.HAZARD

@@ -1,0 +1,120 @@
+"""Real servers for tests: one Postgres and one Kafka for the session, private ones for tests that hurt them."""
+
+import asyncio
+import itertools
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coordinator.dev.downloads import cache_directory
+from coordinator.dev.kafka import LocalKafka
+from coordinator.dev.postgres import LocalPostgres
+
+ROOT = Path(__file__).resolve().parent.parent
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def servers_directory():
+    """Where this session's servers keep their data; gone afterwards."""
+    import os
+
+    directory = ROOT / ".dev" / f"test-{os.getpid()}"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def postgres(servers_directory):
+    """The session's PostgreSQL."""
+    server = LocalPostgres(servers_directory / "postgres", cache=cache_directory())
+    await server.start()
+    yield server
+    await server.kill()
+
+
+@pytest.fixture(scope="session")
+async def kafka(servers_directory):
+    """The session's Kafka: one broker, with KIP-939."""
+    cluster = LocalKafka(directory=servers_directory / "kafka", cache=cache_directory(), two_phase=True)
+    await cluster.start()
+    yield cluster
+    await cluster.kill()
+
+
+@pytest.fixture
+async def create_database(postgres):
+    """A factory of fresh databases on the session's PostgreSQL; dropped afterwards, with what is prepared in them."""
+    made = []
+
+    async def create() -> str:
+        name = f"test_{next(_numbers)}"
+        made.append(name)
+        return await postgres.create_database(name)
+
+    yield create
+    for name in made:
+        await postgres.drop_database(name)
+
+
+@pytest.fixture
+async def database(create_database):
+    """The URL of a fresh database."""
+    return await create_database()
+
+
+@pytest.fixture
+async def create_topic(kafka):
+    """A factory of fresh topics on the session's Kafka."""
+
+    async def create(partitions: int = 1) -> str:
+        name = f"topic-{next(_numbers)}"
+        await kafka.create_topic(name, partitions=partitions)
+        return name
+
+    return create
+
+
+@pytest.fixture
+async def topic(create_topic):
+    """A fresh topic with one partition."""
+    return await create_topic()
+
+
+@pytest.fixture
+async def private_postgres(servers_directory):
+    """A factory of PostgreSQL servers of the test's own."""
+    made = []
+
+    async def create(**settings: str) -> LocalPostgres:
+        server = LocalPostgres(
+            servers_directory / f"postgres-{next(_numbers)}", cache=cache_directory(), settings=settings
+        )
+        made.append(server)
+        await server.start()
+        return server
+
+    yield create
+    await asyncio.gather(*(server.kill() for server in made))
+
+
+@pytest.fixture
+async def private_kafka(servers_directory):
+    """A factory of Kafka clusters of the test's own."""
+    made = []
+
+    async def create(**options) -> LocalKafka:
+        cluster = LocalKafka(
+            directory=servers_directory / f"kafka-{next(_numbers)}", cache=cache_directory(), **options
+        )
+        made.append(cluster)
+        await cluster.start()
+        return cluster
+
+    yield create
+    for cluster in made:
+        cluster.thaw()
+    await asyncio.gather(*(cluster.kill() for cluster in made))
