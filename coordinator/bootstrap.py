@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -24,7 +23,8 @@ from coordinator.engine.service import Pace, TransactionEngine
 from coordinator.engine.sweep import PresumeAbort, Sweep
 from coordinator.errors import InvalidDefinition
 from coordinator.faults.injectors import arm_from_environment
-from coordinator.ports import Ability, Participant
+from coordinator.gids import valid_branch
+from coordinator.ports import Ability, OwnsIds, Participant, Standing
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.settings import Settings, load
@@ -49,19 +49,6 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-@dataclass(slots=True)
-class LoggedAlerts:
-    """Alerts as log lines at ERROR, each once per transaction and kind in this process."""
-
-    raised: set[tuple[Gid, str]] = field(default_factory=set)
-
-    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
-        """Say it once."""
-        if (gid, kind) not in self.raised:
-            self.raised.add((gid, kind))
-            logger.error("ALERT %s: transaction %s: %s", kind, gid, detail)
-
-
 class Coordinator:
     """A coordinator inside this process: the client, the engine, and the journal in your own database.
 
@@ -81,9 +68,8 @@ class Coordinator:
         self, *, journal: str, participants: Mapping[str, Participant], settings: Settings | None = None
     ) -> None:
         self.settings = settings or load()
-        self.alerts = LoggedAlerts()
         self._journal_url = journal
-        self._given = {BranchName(name): participant for name, participant in participants.items()}
+        self._given = {valid_branch(name): participant for name, participant in participants.items()}
         self._stack = AsyncExitStack()
         self._client: Client | None = None
         self._engine: TransactionEngine | None = None
@@ -111,9 +97,9 @@ class Coordinator:
         return self._client.transaction(name, policy=policy, recipe=recipe, key=key, deadline_s=deadline_s)
 
     async def outcome_of(self, gid: str) -> Outcome | None:
-        """What was decided about *gid*, from the journal; None while nothing stands (ask again) or nothing ever will."""
+        """What was decided about *gid*, from the journal; None while nothing stands, or where nothing ever will."""
         record = await self.engine.journal.look_up(Gid(gid))
-        if record is None or record.standing not in (Outcome.COMMIT, Outcome.ABORT):
+        if record is None or record.standing not in (Standing.COMMIT, Standing.ABORT):
             return None
         return Outcome(record.standing)
 
@@ -142,10 +128,14 @@ class Coordinator:
     async def _start(self) -> None:
         clock = SystemClock()
         stores = await self._stack.enter_async_context(open_stores(self._journal_url, self.settings))
+        ownership = Ownership(owners=stores.owners, clock=clock)
+        await ownership.register()
+        self._stack.push_async_callback(ownership.resign)
         participants = await self._open_participants(stores)
-        engine = self._assemble(stores, participants, clock)
-        await engine.start()
+        await ownership.renew()  # Opening may have taken a while.
+        engine = self._assemble(stores, ownership, participants, clock)
         self._stack.push_async_callback(engine.stop)
+        await engine.start()
         self._engine = engine
         self._client = Client(engine=engine, policies=self.settings.policies)
 
@@ -153,7 +143,7 @@ class Coordinator:
         opened: dict[BranchName, Registered] = {}
         for name, participant in self._given.items():
             participant.name = name
-            stores.introduce(participant)
+            stores.introduce(participant, self.settings.prefix)
             self._stack.push_async_callback(participant.close)
             abilities = await participant.open()
             if await stores.lives_with(participant):
@@ -161,24 +151,28 @@ class Coordinator:
             opened[name] = Registered(participant=participant, abilities=abilities)
         return opened
 
-    def _assemble(self, stores: Stores, participants: Participants, clock: SystemClock) -> TransactionEngine:
+    def _assemble(
+        self, stores: Stores, ownership: Ownership, participants: Participants, clock: SystemClock
+    ) -> TransactionEngine:
         chance = random.SystemRandom()
-        ownership = Ownership(owners=stores.owners, clock=clock)
+        ownership.on_loss = [
+            r.participant.lost_term for r in participants.values() if isinstance(r.participant, OwnsIds)
+        ]
         breakers = Breakers(clock)
         performer = Performer(
             participants=participants,
             journal=stores.journal,
-            alerts=self.alerts,
+            alerts=stores.alerts,
             clock=clock,
             breakers=breakers,
             chance=chance,
         )
-        finisher = Finisher(participants=participants, journal=stores.journal, alerts=self.alerts, clock=clock)
+        finisher = Finisher(participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock)
         driver = Driver(performer=performer, finisher=finisher)
         rule = PresumeAbort(
             after_s=self.settings.presume_abort_after_s, looks_apart_s=self.settings.presume_abort_looks_apart_s
         )
-        sweep = Sweep(participants=participants, journal=stores.journal, alerts=self.alerts, clock=clock, rule=rule)
+        sweep = Sweep(participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock, rule=rule)
         recovery = Recovery(
             participants=participants,
             journal=stores.journal,

@@ -305,6 +305,10 @@ class OwnsIds(Protocol):
         """Abort whatever is open on the id. Called only once no decision names its current transaction."""
         ...
 
+    async def lost_term(self) -> None:
+        """This process was replaced: use nothing again that carries the old owner's ids."""
+        ...
+
 
 class Work(Protocol):
     """One open transaction in this process, as the client steers it."""

@@ -2,5 +2,8 @@
 
 from participants.kafka.connection import Security as KafkaSecurity
 from participants.kafka.participant import Kafka
+from participants.memory.broker import MemoryBroker
+from participants.memory.database import MemoryDatabase
+from participants.postgres.participant import Postgres
 
-__all__ = ["Kafka", "KafkaSecurity"]
+__all__ = ["Kafka", "KafkaSecurity", "MemoryBroker", "MemoryDatabase", "Postgres"]

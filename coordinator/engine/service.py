@@ -52,8 +52,7 @@ class TransactionEngine:
     _loops: list[Periodic] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Become an owner, look once at what others left, and begin the loops."""
-        await self.ownership.register()
+        """Begin the loops. The process is an owner already: participants needed that to be opened."""
         await self.finisher.start()
         self._loops = [
             self._loop("lease", self.ownership.renew, self.pace.renewal_s),
@@ -63,7 +62,7 @@ class TransactionEngine:
             await loop.start()
 
     async def stop(self) -> None:
-        """Finish what is under way, within bounds, hand over the rest, and resign. Idempotent."""
+        """Finish what is under way, within bounds; what is left is taken over by others. Idempotent."""
         under_way = set(self.driver.driving.values())
         if under_way:
             await asyncio.wait(under_way, timeout=self.pace.drain_within_s)
@@ -72,7 +71,6 @@ class TransactionEngine:
         await self.finisher.stop()
         for loop in self._loops:
             await loop.stop()
-        await self.ownership.resign()
 
     async def begin(
         self, name: str, *, recipe: Recipe | None, policy: FailurePolicy, key: str | None, deadline_s: float

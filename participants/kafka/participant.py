@@ -1,6 +1,7 @@
 """Kafka as a participant: opens, votes, commits, aborts and settles transactions v2 on a pool of rested ids."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class Kafka:
             if self._two_phase_wanted is None:
                 logger.warning("%s does not answer yet (%s); it is taken for one without KIP-939", self.name, failure)
             return frozenset({Ability.PUBLISH} | ({Ability.PREPARE} if self._two_phase_wanted else set()))
+        with contextlib.suppress(Unavailable):
+            self.ordinary.put_back_unused(await self.ordinary.take())  # The first transaction need not wait for ids.
         if self._two_phase_wanted is False:
             return frozenset({Ability.PUBLISH})
         if highest < 6 or not await self._accepts_two_phase():
@@ -201,28 +204,34 @@ class Kafka:
         return await self._ask_for_producer(InitProducerId(transactional_id, self._timeout_ms, two_phase=True))
 
     async def _ask_for_producer(self, request: InitProducerId) -> Producer:
+        """Initialise an id; a cluster that is starting, or an abort that is being written, is waited for."""
         until = asyncio.get_running_loop().time() + limits.PARTICIPANT_CALL_S
         name = request.transactional_id
         while True:
-            address = await self.cluster.coordinator(name)
-            try:
-                code, producer = await boundary(
-                    "kafka.init_producer_id",
-                    lambda to=address: self.cluster.ask(to, request, decode_producer),  # type: ignore[misc]
-                    transactional_id=name,
-                )
-            except (Disconnected, OSError, TimeoutError) as failure:
-                self.cluster.forget(transactional_id=name)
-                raise Unavailable(f"{name} could not be initialised: {failure}", participant=self.name) from failure
+            code, producer, failure = await self._initialised(request)
             if code == Code.NONE:
                 return producer
             if code not in _WAIT:
                 raise Misconfigured(f"Kafka refuses to initialise {name}: {code_name(code)}", participant=self.name)
             if asyncio.get_running_loop().time() > until:
-                raise Unavailable(f"{name} could not be initialised: {code_name(code)}", participant=self.name)
+                reason = failure or code_name(code)
+                raise Unavailable(f"{name} could not be initialised: {reason}", participant=self.name) from failure
             if code != Code.CONCURRENT_TRANSACTIONS:
                 self.cluster.forget(transactional_id=name)
             await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
+
+    async def _initialised(self, request: InitProducerId) -> tuple[int, Producer, Exception | None]:
+        name = request.transactional_id
+        try:
+            address = await self.cluster.coordinator(name)
+            code, producer = await boundary(
+                "kafka.init_producer_id",
+                lambda: self.cluster.ask(address, request, decode_producer),
+                transactional_id=name,
+            )
+        except (Disconnected, Unavailable, OSError, TimeoutError) as failure:
+            return Code.COORDINATOR_NOT_AVAILABLE, Producer(-1, -1), failure
+        return code, producer, None
 
     async def _accepts_two_phase(self) -> bool:
         """Whether the brokers allow KIP-939: the first two-phase ids are the question."""

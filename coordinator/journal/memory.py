@@ -1,0 +1,275 @@
+"""The journal in memory: for tests and first steps, held to the same conformance suite as the one in PostgreSQL.
+
+Several journals may share one `MemoryWorld`: they are then several processes on one database. Nothing survives the
+Python process, which is the one promise that it cannot keep.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coordinator import limits
+from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.faults.points import boundary
+from coordinator.ports import Adopted, Lease, Message, Record, Standing
+from coordinator.protocol.model import BranchName, Ending, Gid, Outcome
+
+
+@dataclass(slots=True)
+class _Row:
+    record: Record
+    owner: str
+    term: int
+    created_s: float
+    done: bool = False
+    endings: Mapping[BranchName, Ending] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Owner:
+    term: int
+    lease_until_s: float
+    taken_by: str | None = None
+
+
+@dataclass(slots=True)
+class StoredMessage:
+    """A row of the outbox in memory."""
+
+    gid: Gid
+    message: Message
+    waiting: bool
+
+
+@dataclass(slots=True)
+class MemoryWorld:
+    """What the processes share, and the one clock that decides leases."""
+
+    now_s: Callable[[], float] = time.monotonic
+    rows: dict[Gid, _Row] = field(default_factory=dict)
+    owners: dict[str, _Owner] = field(default_factory=dict)
+    ids: dict[tuple[str, str], str] = field(default_factory=dict)
+    outbox: list[StoredMessage] = field(default_factory=list)
+    alerts: dict[tuple[Gid, str], str] = field(default_factory=dict)
+    numbers: int = 0
+
+
+class MemoryJournal:
+    """`ports.Journal` in a `MemoryWorld`."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self.world = world
+        self.lease: Lease | None = None
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def identity(self) -> str:
+        """Which memory this is."""
+        return f"memory/{id(self.world)}"
+
+    async def decide(self, record: Record) -> Standing:
+        """Insert *record* unless a row stands; what stands."""
+
+        async def insert() -> Standing:
+            return self._insert(record)
+
+        return await boundary("journal.decide", insert, gid=record.gid)
+
+    async def decide_within(
+        self, connection: Any, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
+    ) -> None:
+        """Stage the insert on *connection*, whose commit carries it out (see `MemoryConnection` in the participant)."""
+        owner, term = self._owner()
+        self._refuse_conflict(record)
+
+        def insert() -> None:
+            self._refuse_conflict(record)
+            self.world.rows[record.gid] = _Row(record, owner, term, self.world.now_s())
+            self.world.outbox.extend(StoredMessage(record.gid, m, m.participant not in ready) for m in messages)
+
+        connection.stage(insert)
+
+    async def conclude(self, gid: Gid, standing: Standing, *, reason: str = "") -> Standing:
+        """Turn an INTENT or PARKED row into a decision, once; what stands."""
+
+        async def turn() -> Standing:
+            row = self.world.rows.get(gid)
+            if row is None:
+                raise Refused(f"the journal has no record of {gid}", gid=gid)
+            if row.record.standing in (Standing.INTENT, Standing.PARKED):
+                row.record = replace(row.record, standing=standing, reason=reason or row.record.reason)
+                row.owner, row.term = self._owner()
+            return row.record.standing
+
+        return await boundary("journal.conclude", turn, gid=gid)
+
+    async def finish(self, gid: Gid, outcome: Outcome, endings: Mapping[BranchName, Ending]) -> None:
+        """Record that nothing is owed any more."""
+
+        async def mark() -> None:
+            row = self.world.rows.get(gid)
+            if row is None or row.done:
+                return
+            row.done, row.endings = True, dict(endings)
+            if row.record.standing in (Standing.INTENT, Standing.PARKED):
+                row.record = replace(row.record, standing=Standing(outcome))
+
+        await boundary("journal.finish", mark)
+
+    async def adopt(self) -> Sequence[Adopted]:
+        """Make unfinished records of the dead this process' own."""
+
+        async def take() -> Sequence[Adopted]:
+            me, term = self._owner()
+            now_s, adopted = self.world.now_s(), []
+            for row in self.world.rows.values():
+                held_too_long = (
+                    row.record.standing is Standing.PARKED and row.created_s + (row.record.hold_s or 0) < now_s
+                )
+                if row.done or (row.record.standing is Standing.PARKED and not held_too_long):
+                    continue
+                if not held_too_long and (row.owner == me or not self._dead(row, me)):
+                    continue
+                if held_too_long:
+                    reason = "held for longer than it may be"
+                    row.record = replace(row.record, standing=Standing.ABORT, reason=reason)
+                adopted.append(Adopted(record=row.record, owner=row.owner, age_s=now_s - row.created_s))
+                row.owner, row.term = me, term
+            return adopted[: limits.JOURNAL_BATCH_MAX]
+
+        return await boundary("journal.adopt", take)
+
+    async def look_up(self, gid: Gid) -> Record | None:
+        """The row about *gid*."""
+        row = self.world.rows.get(gid)
+        return None if row is None else row.record
+
+    async def look_up_key(self, name: str, key: str) -> Record | None:
+        """The row of the transaction with this idempotency key."""
+        for row in self.world.rows.values():
+            record = row.record
+            if (record.name, record.key) == (name, key) and record.standing is not Standing.ABORT:
+                return record
+        return None
+
+    def _insert(self, record: Record) -> Standing:
+        standing = self.world.rows.get(record.gid)
+        if standing is not None:
+            return standing.record.standing
+        owner, term = self._owner() if record.standing is not Standing.ABORT else self._anyone()
+        if record.standing is not Standing.ABORT:
+            holder = self.world.owners.get(owner)
+            if holder is None or holder.term != term:
+                raise Replaced(f"{record.gid} was not decided: this process has lost its term", gid=record.gid)
+            self._refuse_conflict(record)
+        self.world.rows[record.gid] = _Row(record, owner, term, self.world.now_s())
+        return record.standing
+
+    def _refuse_conflict(self, record: Record) -> None:
+        if record.gid in self.world.rows:
+            raise Refused(f"{record.gid} was decided already: {self.world.rows[record.gid].record.standing}")
+        for row in self.world.rows.values():
+            taken = (row.record.name, row.record.key) == (record.name, record.key)
+            if record.key is not None and taken and row.record.standing is not Standing.ABORT:
+                raise KeyReused(f"{record.name!r} with key {record.key!r} was committed by another transaction")
+
+    def _dead(self, row: _Row, me: str) -> bool:
+        owner = self.world.owners.get(row.owner)
+        return owner is None or owner.taken_by == me or owner.term > row.term
+
+    def _owner(self) -> tuple[str, int]:
+        if self.lease is None:
+            raise Replaced("this process is no owner: it has not registered, or it has resigned")
+        return self.lease.owner, self.lease.term
+
+    def _anyone(self) -> tuple[str, int]:
+        return self._owner() if self.lease is not None else ("(nobody)", 0)
+
+
+class MemoryOwners:
+    """`ports.Owners` in a `MemoryWorld`."""
+
+    def __init__(self, journal: MemoryJournal, *, owner_id: str, lease_s: float) -> None:
+        self._journal, self._world = journal, journal.world
+        self._owner_id, self._lease_s = owner_id, lease_s
+        self._registrations = 0
+
+    async def register(self) -> Lease:
+        """Become an owner under a new id."""
+        self._registrations += 1
+        owner = f"{self._owner_id}-{self._registrations}"
+        self._world.owners[owner] = _Owner(1, self._world.now_s() + self._lease_s)
+        self._journal.lease = Lease(owner=owner, term=1, seconds=self._lease_s)
+        return self._journal.lease
+
+    async def renew(self, lease: Lease) -> Lease:
+        """Prolong *lease*. Raises `Replaced` where its term has been bumped."""
+        owner = self._world.owners.get(lease.owner)
+        if owner is None or owner.term != lease.term:
+            raise Replaced(f"owner {lease.owner} has lost its term {lease.term}")
+        owner.lease_until_s = self._world.now_s() + self._lease_s
+        return lease
+
+    async def resign(self, lease: Lease) -> None:
+        """End *lease* now."""
+        self._journal.lease = None
+        owner = self._world.owners.get(lease.owner)
+        if owner is not None and owner.term == lease.term:
+            owner.lease_until_s = float("-inf")
+
+    async def take_over(self, lease: Lease) -> Sequence[str]:
+        """Bump the terms of expired owners; all that this process has taken over and not buried yet."""
+        now_s = self._world.now_s()
+        for name, owner in self._world.owners.items():
+            taker = self._world.owners.get(owner.taken_by or "")
+            free = owner.taken_by is None or taker is None or taker.lease_until_s < now_s
+            if name != lease.owner and owner.lease_until_s < now_s and free:
+                owner.term, owner.taken_by = owner.term + 1, lease.owner
+        return sorted(name for name, owner in self._world.owners.items() if owner.taken_by == lease.owner)
+
+    async def buried(self, owner: str) -> None:
+        """Forget *owner*, unless something of it is left after all."""
+        owns_ids = owner in self._world.ids.values()
+        owes = any(row.owner == owner and not row.done for row in self._world.rows.values())
+        if not owns_ids and not owes:
+            self._world.owners.pop(owner, None)
+
+
+class MemoryTransactionalIds:
+    """`ports.TransactionalIds` in a `MemoryWorld`."""
+
+    def __init__(self, journal: MemoryJournal, *, prefix: str) -> None:
+        self._journal, self._world, self._prefix = journal, journal.world, prefix
+
+    async def claim(self, cluster: str, count: int) -> Sequence[str]:
+        """Make *count* new ids, this process' own."""
+        if self._journal.lease is None:
+            raise Replaced("this process is no owner, so it can own no transactional id")
+        made = [f"{self._prefix}-{self._world.numbers + n}" for n in range(1, count + 1)]
+        self._world.numbers += count
+        self._world.ids |= {(cluster, name): self._journal.lease.owner for name in made}
+        return made
+
+    async def of(self, owner: str) -> Sequence[tuple[str, str]]:
+        """The (cluster, transactional id) pairs of *owner*."""
+        return sorted(pair for pair, owned_by in self._world.ids.items() if owned_by == owner)
+
+    async def release(self, cluster: str, transactional_id: str) -> None:
+        """Forget an id on which nothing is open."""
+        self._world.ids.pop((cluster, transactional_id), None)
+
+
+class MemoryAlerts:
+    """`ports.Alerts` in a `MemoryWorld`."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+        """Keep the first one of each kind."""
+        self._world.alerts.setdefault((gid, kind), detail)

@@ -1,0 +1,106 @@
+"""Owners, transactional ids and alerts in PostgreSQL: small tables beside the decisions."""
+
+import logging
+from collections.abc import Sequence
+
+from coordinator.errors import Replaced
+from coordinator.faults.points import boundary
+from coordinator.journal.postgres import SQL, PostgresJournal
+from coordinator.ports import Lease
+from coordinator.protocol.model import Gid
+
+logger = logging.getLogger(__name__)
+
+
+class PostgresOwners:
+    """`ports.Owners` beside a journal, which writes its decisions under the lease that is held here."""
+
+    def __init__(self, journal: PostgresJournal, *, owner_id: str, lease_s: float) -> None:
+        self._journal = journal
+        self._owner_id = owner_id
+        self._lease_s = lease_s
+        self._registrations = 0
+
+    async def register(self) -> Lease:
+        """Become an owner under a new id."""
+        self._registrations += 1
+        owner = f"{self._owner_id}-{self._registrations}"
+        term = await boundary(
+            "owner.register",
+            lambda: self._journal.forced.run(lambda c: c.fetchval(SQL["register"], owner, self._lease_s)),
+        )
+        return self._hold(Lease(owner=owner, term=term, seconds=self._lease_s))
+
+    async def renew(self, lease: Lease) -> Lease:
+        """Prolong *lease*. Raises `Replaced` where its term has been bumped."""
+        term = await boundary(
+            "owner.renew",
+            lambda: self._journal.questions.run(
+                lambda c: c.fetchval(SQL["renew"], lease.owner, lease.term, self._lease_s)
+            ),
+        )
+        if term is None:
+            raise Replaced(f"owner {lease.owner} has lost its term {lease.term}")
+        return self._hold(lease)
+
+    async def resign(self, lease: Lease) -> None:
+        """End *lease* now."""
+        self._journal.lease = None
+        await self._journal.forced.run(lambda c: c.execute(SQL["resign"], lease.owner, lease.term))
+
+    async def take_over(self, lease: Lease) -> Sequence[str]:
+        """Bump the terms of expired owners; all that this process has taken over and not buried yet."""
+        await boundary(
+            "owner.take_over",
+            lambda: self._journal.forced.run(lambda c: c.execute(SQL["take_over"], lease.owner)),
+        )
+        rows = await self._journal.questions.run(lambda c: c.fetch(SQL["taken"], lease.owner))
+        return [row["owner"] for row in rows]
+
+    async def buried(self, owner: str) -> None:
+        """Forget *owner*, unless something of it is left after all."""
+        await self._journal.questions.run(lambda c: c.execute(SQL["bury"], owner))
+
+    def _hold(self, lease: Lease) -> Lease:
+        self._journal.lease = lease
+        return lease
+
+
+class PostgresTransactionalIds:
+    """`ports.TransactionalIds` beside a journal."""
+
+    def __init__(self, journal: PostgresJournal, *, prefix: str) -> None:
+        self._journal = journal
+        self._prefix = prefix
+
+    async def claim(self, cluster: str, count: int) -> Sequence[str]:
+        """Make *count* new ids, durable as this process' own."""
+        lease = self._journal.lease
+        if lease is None:
+            raise Replaced("this process is no owner, so it can own no transactional id")
+        rows = await self._journal.forced.run(
+            lambda c: c.fetch(SQL["claim_ids"], cluster, self._prefix, lease.owner, count)
+        )
+        return [row["transactional_id"] for row in rows]
+
+    async def of(self, owner: str) -> Sequence[tuple[str, str]]:
+        """The (cluster, transactional id) pairs of *owner*."""
+        rows = await self._journal.questions.run(lambda c: c.fetch(SQL["ids_of"], owner))
+        return [(row["cluster"], row["transactional_id"]) for row in rows]
+
+    async def release(self, cluster: str, transactional_id: str) -> None:
+        """Forget an id on which nothing is open."""
+        await self._journal.questions.run(lambda c: c.execute(SQL["release_id"], cluster, transactional_id))
+
+
+class PostgresAlerts:
+    """`ports.Alerts`: one row, and one line at ERROR, per transaction and kind, whichever process saw it first."""
+
+    def __init__(self, journal: PostgresJournal) -> None:
+        self._journal = journal
+
+    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+        """Raise it, unless it was raised before."""
+        first = await self._journal.questions.run(lambda c: c.fetchval(SQL["raise_alert"], gid, kind, detail))
+        if first is not None:
+            logger.error("ALERT %s: transaction %s: %s", kind, gid, detail)

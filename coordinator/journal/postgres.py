@@ -1,0 +1,177 @@
+"""The journal in PostgreSQL: decisions share their durable writes, and first insert wins.
+
+Three connections: one for what is forced (decisions), one for what is not (finishing, with `synchronous_commit` off: a
+crash that forgets it costs a repeated question), one for questions. The statements are in `queries.sql`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coordinator import limits
+from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.faults.points import boundary
+from coordinator.journal.database import Connection, JournalConnection
+from coordinator.journal.group_commit import GroupCommit
+from coordinator.journal.rows import branches_json, record_of
+from coordinator.outbox_rows import outbox_columns
+from coordinator.ports import Adopted, Lease, Message, Record, Standing
+from coordinator.protocol.model import BranchName, Ending, Gid, Outcome
+from coordinator.schema import apply, queries
+
+SQL = queries(Path(__file__).with_name("queries.sql"))
+
+_Finished = tuple[Gid, Outcome, Mapping[BranchName, Ending]]
+
+
+class PostgresJournal:
+    """`ports.Journal` in a PostgreSQL database."""
+
+    def __init__(self, url: str) -> None:
+        self.lease: Lease | None = None
+        """What decisions are written under; kept up to date by the owner's registration and renewal."""
+        self.forced = JournalConnection(url)
+        self.lazy = JournalConnection(url, {"synchronous_commit": "off"})
+        self.questions = JournalConnection(url)
+        self._decisions: GroupCommit[Record, Standing] = GroupCommit("journal: decisions", self._flush_decisions)
+        self._finishes: GroupCommit[_Finished, None] = GroupCommit("journal: finishes", self._flush_finishes)
+
+    async def open(self) -> None:
+        """Connect, and bring the tables up to date. Raises `Unavailable` or `Misconfigured`."""
+        await self.questions.run(lambda connection: apply(connection, "journal", "outbox"))
+
+    async def close(self) -> None:
+        """Write what waits, and let go of the connections. Idempotent."""
+        await self._decisions.close()
+        await self._finishes.close()
+        for connection in (self.forced, self.lazy, self.questions):
+            await connection.close()
+
+    async def identity(self) -> str:
+        """Which database this is, whatever URL leads to it: the server's system identifier and the database's oid."""
+        return str(await self.questions.run(lambda connection: connection.fetchval(IDENTITY)))
+
+    async def decide(self, record: Record) -> Standing:
+        """Insert *record* unless a row stands; what stands. See `ports.Journal`."""
+        return await boundary("journal.decide", lambda: self._decisions.submit(record), gid=record.gid)
+
+    async def decide_within(
+        self, connection: Any, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
+    ) -> None:
+        """Insert *record* and its outbox rows on the caller's own transaction. See `ports.Journal`."""
+        owner, term = self._owner()
+        row = (record.gid, owner, term, record.name, record.recipe, record.key, record.reason, branches_json(record))
+        if messages:
+            columns = outbox_columns(messages, ready)
+            written = await connection.fetchval(SQL["decide_within"], *row, record.outbox, *columns)
+        else:
+            written = await connection.fetchval(SQL["record_within"], *row, record.outbox)
+        if written is None:
+            raise await self._why_refused(connection, record)
+
+    async def conclude(self, gid: Gid, standing: Standing, *, reason: str = "") -> Standing:
+        """Turn an INTENT or PARKED row into a decision, once; what stands."""
+        arguments = (gid, standing, reason, *self._owner())
+        await boundary(
+            "journal.conclude",
+            lambda: self.forced.run(lambda connection: connection.execute(SQL["conclude"], *arguments)),
+            gid=gid,
+        )
+        record = await self.look_up(gid)
+        if record is None:
+            raise Refused(f"the journal has no record of {gid}", gid=gid)
+        return record.standing
+
+    async def finish(self, gid: Gid, outcome: Outcome, endings: Mapping[BranchName, Ending]) -> None:
+        """Queue that nothing is owed any more."""
+        self._finishes.put((gid, outcome, endings))
+
+    async def adopt(self) -> Sequence[Adopted]:
+        """Make unfinished records of the dead this process' own. See `ports.Journal`."""
+        arguments = (*self._owner(), limits.JOURNAL_BATCH_MAX)
+        rows = await boundary(
+            "journal.adopt",
+            lambda: self.forced.run(lambda connection: connection.fetch(SQL["adopt"], *arguments)),
+        )
+        return [Adopted(record=record_of(row), owner=row["former"], age_s=row["age_s"]) for row in rows]
+
+    async def look_up(self, gid: Gid) -> Record | None:
+        """The row about *gid*."""
+        row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up"], gid))
+        return None if row is None else record_of(row)
+
+    async def look_up_key(self, name: str, key: str) -> Record | None:
+        """The row of the transaction with this idempotency key."""
+        row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up_key"], name, key))
+        return None if row is None else record_of(row)
+
+    async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
+        """Forget decisions that were finished longer ago than this; how many. Those with an alert are kept."""
+        arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
+        done = await self.lazy.run(lambda connection: connection.execute(SQL["purge"], *arguments))
+        return int(done.split()[-1])
+
+    def _owner(self) -> tuple[str, int]:
+        if self.lease is None:
+            raise Replaced("this process is no owner: it has not registered, or it has resigned")
+        return self.lease.owner, self.lease.term
+
+    async def _why_refused(self, connection: Connection, record: Record) -> Refused:
+        stands = await connection.fetchval("SELECT standing FROM unanimity.decisions WHERE gid = $1", record.gid)
+        if stands is None and record.key is not None:
+            return KeyReused(f"{record.name!r} with key {record.key!r} was committed by another transaction")
+        return Refused(f"{record.gid} was decided already: {stands or 'by a transaction that is not visible here'}")
+
+    async def _flush_decisions(self, batch: Sequence[Record]) -> Sequence[Standing | BaseException]:
+        owner, term = self._owner() if any(r.standing is not Standing.ABORT for r in batch) else self._anyone()
+        columns = (
+            [record.gid for record in batch],
+            [record.standing for record in batch],
+            [record.name for record in batch],
+            [record.recipe for record in batch],
+            [record.key for record in batch],
+            [record.reason for record in batch],
+            [branches_json(record) for record in batch],
+            [record.outbox for record in batch],
+            [record.hold_s for record in batch],
+        )
+        rows = await self.forced.run(lambda connection: connection.fetch(SQL["decide"], owner, term, *columns))
+        written = {row["gid"] for row in rows}
+        held = bool(rows[0]["held"])
+        others = [record.gid for record in batch if record.gid not in written]
+        standing: dict[str, Standing] = {}
+        if others:
+            found = await self.forced.run(lambda connection: connection.fetch(SQL["standings"], others))
+            standing = {row["gid"]: Standing(row["standing"]) for row in found}
+        return [_stands(record, written, standing, held=held) for record in batch]
+
+    async def _flush_finishes(self, batch: Sequence[_Finished]) -> Sequence[None]:
+        gids, outcomes = [gid for gid, _, _ in batch], [outcome for _, outcome, _ in batch]
+        endings = [json.dumps(dict(ending)) for _, _, ending in batch]
+        await boundary(
+            "journal.finish",
+            lambda: self.lazy.run(lambda connection: connection.execute(SQL["finish"], gids, outcomes, endings)),
+        )
+        return [None] * len(batch)
+
+    def _anyone(self) -> tuple[str, int]:
+        return self._owner() if self.lease is not None else ("(nobody)", 0)
+
+
+def _stands(
+    record: Record, written: set[str], standing: Mapping[str, Standing], *, held: bool
+) -> Standing | BaseException:
+    if record.gid in written:
+        return record.standing
+    if record.gid in standing:
+        return standing[record.gid]
+    if not held and record.standing is not Standing.ABORT:
+        return Replaced(f"{record.gid} was not decided: this process has lost its term", gid=record.gid)
+    return KeyReused(f"{record.name!r} with key {record.key!r} was committed by another transaction", gid=record.gid)
+
+
+IDENTITY = """
+    SELECT coalesce((SELECT system_identifier::text FROM pg_control_system()), '') || '/' || oid
+    FROM pg_database WHERE datname = current_database()
+"""

@@ -1,0 +1,161 @@
+-- decide --
+-- Insert decisions, first insert wins. INTENT, PARKED and COMMIT only while we hold our term: the owner's row is locked,
+-- so that a takeover and a decision exclude each other. An ABORT may be written by anyone, at any time.
+WITH held AS MATERIALIZED (
+    SELECT owner FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR UPDATE
+), proposed AS (
+    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[],
+        $10::text[], $11::float8[]) AS p (gid, standing, name, recipe, key, reason, branches, outbox, hold_s)
+), written AS (
+    INSERT INTO unanimity.decisions
+        (gid, standing, owner, term, name, recipe, idempotency_key, reason, branches, outbox, hold_until)
+    SELECT gid, standing, $1, $2, name, recipe, key, reason, branches, outbox, now() + make_interval(secs => hold_s)
+    FROM proposed
+    WHERE standing = 'abort' OR EXISTS (SELECT FROM held)
+    ON CONFLICT DO NOTHING
+    RETURNING gid
+)
+SELECT gid, (SELECT count(*) FROM held) AS held FROM written
+UNION ALL
+SELECT '', (SELECT count(*) FROM held);
+
+-- standings --
+-- What stands about these transactions, as committed now.
+SELECT gid, standing FROM unanimity.decisions WHERE gid = ANY($1::text[]);
+
+-- decide_within --
+-- The commit record: the decision and the outbox rows, inside the business transaction, in one round trip.
+-- No row comes back when an abort stands already. (A transaction that is being decided by another one makes this wait.)
+WITH written AS (
+    INSERT INTO unanimity.decisions
+        (gid, standing, owner, term, name, recipe, idempotency_key, reason, branches, outbox)
+    VALUES ($1, 'commit', $2, $3, $4, $5, $6, $7, $8::jsonb, $9)
+    ON CONFLICT DO NOTHING
+    RETURNING gid
+), stored AS (
+    INSERT INTO unanimity.outbox (message_id, gid, participant, topic, key, value, headers, partition, shard, waiting)
+    SELECT m.message_id, written.gid, m.participant, m.topic, m.key, m.value, m.headers, m.partition, m.shard, m.waiting
+    FROM written, unnest($10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[], $15::jsonb[], $16::int[],
+        $17::smallint[], $18::boolean[])
+        WITH ORDINALITY AS m (message_id, participant, topic, key, value, headers, partition, shard, waiting, position)
+    ORDER BY m.position
+)
+SELECT gid FROM written;
+
+-- record_within --
+-- The commit record of a transaction without messages.
+INSERT INTO unanimity.decisions
+    (gid, standing, owner, term, name, recipe, idempotency_key, reason, branches, outbox)
+VALUES ($1, 'commit', $2, $3, $4, $5, $6, $7, $8::jsonb, $9)
+ON CONFLICT DO NOTHING
+RETURNING gid;
+
+-- conclude --
+-- An intent or a parked transaction becomes a decision, once; whoever concludes it finishes it.
+UPDATE unanimity.decisions SET
+    standing = $2, reason = CASE WHEN $3 = '' THEN reason ELSE $3 END, concluded_at = now(), owner = $4, term = $5
+WHERE gid = $1 AND standing IN ('intent', 'parked');
+
+-- finish --
+-- Nothing is owed any more. An intent becomes what the last resource did; a decision never changes.
+UPDATE unanimity.decisions AS d SET
+    done_at = now(),
+    endings = f.endings,
+    standing = CASE WHEN d.standing IN ('intent', 'parked') THEN f.outcome ELSE d.standing END
+FROM unnest($1::text[], $2::text[], $3::jsonb[]) AS f (gid, outcome, endings)
+WHERE d.gid = f.gid AND d.done_at IS NULL;
+
+-- adopt --
+-- Make unfinished records of the dead ours: of owners we took over, of owners that are no longer listed, and records
+-- whose owner's term has moved past them. And, once, parked records that were held for longer than they may be.
+WITH found AS (
+    SELECT d.gid, d.owner AS former
+    FROM unanimity.decisions AS d LEFT JOIN unanimity.owners AS o USING (owner)
+    WHERE d.done_at IS NULL AND d.owner <> $1
+      AND (o.owner IS NULL OR o.taken_by = $1 OR o.term > d.term)
+      AND (d.standing <> 'parked' OR d.hold_until < now())
+    UNION ALL
+    SELECT d.gid, d.owner FROM unanimity.decisions AS d
+    WHERE d.done_at IS NULL AND d.standing = 'parked' AND d.hold_until < now() AND d.owner = $1
+), locked AS (
+    SELECT d.gid FROM unanimity.decisions AS d
+    WHERE d.gid IN (SELECT gid FROM found) AND d.done_at IS NULL
+    ORDER BY d.gid LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+UPDATE unanimity.decisions AS d SET
+    owner = $1,
+    term = $2,
+    standing = CASE WHEN d.standing = 'parked' THEN 'abort' ELSE d.standing END,
+    reason = CASE WHEN d.standing = 'parked' THEN 'held for longer than it may be' ELSE d.reason END
+FROM locked JOIN found USING (gid)
+WHERE d.gid = locked.gid
+RETURNING d.*, found.former, extract(epoch FROM now() - d.created_at)::float8 AS age_s;
+
+-- look_up --
+-- The row about one transaction.
+SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimity.decisions WHERE gid = $1;
+
+-- look_up_key --
+-- The row of the transaction that has this idempotency key.
+SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimity.decisions
+WHERE name = $1 AND idempotency_key = $2 AND standing <> 'abort';
+
+-- purge --
+-- Forget decisions that were finished long ago and ended cleanly, a batch at a time.
+DELETE FROM unanimity.decisions WHERE gid IN (
+    SELECT gid FROM unanimity.decisions AS d
+    WHERE done_at < now() - make_interval(secs => $1)
+      AND NOT EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid)
+    LIMIT $2
+);
+
+-- register --
+-- A new owner, with a lease by the database's clock.
+INSERT INTO unanimity.owners (owner, lease_until) VALUES ($1, now() + make_interval(secs => $2)) RETURNING term;
+
+-- renew --
+-- Prolong our lease, unless somebody has bumped our term.
+UPDATE unanimity.owners SET lease_until = now() + make_interval(secs => $3) WHERE owner = $1 AND term = $2 RETURNING term;
+
+-- resign --
+-- End our lease now.
+UPDATE unanimity.owners SET lease_until = '-infinity' WHERE owner = $1 AND term = $2;
+
+-- take_over --
+-- Bump the term of every owner whose lease has expired, and of those whose own taker's lease has. The row lock that
+-- this needs is the one that a decision of that owner holds until it is durable.
+WITH expired AS (
+    SELECT o.owner FROM unanimity.owners AS o LEFT JOIN unanimity.owners AS t ON t.owner = o.taken_by
+    WHERE o.lease_until < now() AND o.owner <> $1
+      AND (o.taken_by IS NULL OR t.owner IS NULL OR t.lease_until < now())
+    ORDER BY o.owner FOR UPDATE OF o SKIP LOCKED
+)
+UPDATE unanimity.owners AS o SET term = o.term + 1, taken_by = $1 FROM expired WHERE o.owner = expired.owner;
+
+-- taken --
+-- The owners that we took over and have not buried yet.
+SELECT owner FROM unanimity.owners WHERE taken_by = $1 ORDER BY owner;
+
+-- bury --
+-- Forget an owner of whom nothing is left.
+DELETE FROM unanimity.owners AS o WHERE o.owner = $1
+  AND NOT EXISTS (SELECT FROM unanimity.transactional_ids AS i WHERE i.owner = o.owner)
+  AND NOT EXISTS (SELECT FROM unanimity.decisions AS d WHERE d.owner = o.owner AND d.done_at IS NULL);
+
+-- claim_ids --
+-- New transactional ids, ours before anything is sent on them.
+INSERT INTO unanimity.transactional_ids (cluster, transactional_id, owner)
+SELECT $1, $2 || '-' || nextval('unanimity.transactional_id_numbers'), $3 FROM generate_series(1, $4)
+RETURNING transactional_id;
+
+-- ids_of --
+-- The ids of one owner.
+SELECT cluster, transactional_id FROM unanimity.transactional_ids WHERE owner = $1 ORDER BY 1, 2;
+
+-- release_id --
+-- Forget an id on which nothing is open.
+DELETE FROM unanimity.transactional_ids WHERE cluster = $1 AND transactional_id = $2;
+
+-- raise_alert --
+-- One alert per transaction and kind.
+INSERT INTO unanimity.alerts (gid, kind, detail) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING gid;

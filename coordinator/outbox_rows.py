@@ -1,0 +1,35 @@
+"""Messages as rows of the outbox, whoever writes them: the deciding commit, or a branch that will be prepared."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator import limits
+from coordinator.ports import Message
+from coordinator.protocol.model import BranchName
+
+
+def shard_of(message: Message) -> int:
+    """The shard of a message: all messages with one key are in one shard."""
+    return zlib.crc32(message.key if message.key is not None else message.id.encode()) % limits.OUTBOX_SHARDS
+
+
+def headers_json(message: Message) -> str:
+    """Headers as JSON; Kafka's are bytes, so each byte becomes the character of its number (Latin-1)."""
+    return json.dumps([[name, value.decode("latin-1")] for name, value in message.headers], separators=(",", ":"))
+
+
+def outbox_columns(messages: Sequence[Message], ready: frozenset[BranchName]) -> tuple[list[Any], ...]:
+    """The columns of `decide_within`'s and `write_outbox`'s rows."""
+    return (
+        [message.id for message in messages],
+        [message.participant for message in messages],
+        [message.topic for message in messages],
+        [message.key for message in messages],
+        [message.value for message in messages],
+        [headers_json(message) for message in messages],
+        [message.partition for message in messages],
+        [shard_of(message) for message in messages],
+        [message.participant not in ready for message in messages],
+    )

@@ -1,0 +1,72 @@
+"""Where a coordinator remembers: the journal and what stands beside it, by URL."""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.errors import InvalidDefinition
+from coordinator.journal.memory import (
+    MemoryAlerts,
+    MemoryJournal,
+    MemoryOwners,
+    MemoryTransactionalIds,
+    MemoryWorld,
+)
+from coordinator.journal.owners import PostgresAlerts, PostgresOwners, PostgresTransactionalIds
+from coordinator.journal.postgres import PostgresJournal
+from coordinator.ports import Alerts, Owners, Participant, TransactionalIds
+from coordinator.settings import Settings
+
+_SHARED_MEMORY: dict[str, MemoryWorld] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """The journal, owners, ids and alerts of one coordinator."""
+
+    journal: PostgresJournal | MemoryJournal
+    owners: Owners
+    ids: TransactionalIds
+    alerts: Alerts
+    identity: str
+
+    def introduce(self, participant: Any, prefix: str) -> None:
+        """Hand a participant what it needs of the stores before it is opened."""
+        if hasattr(participant, "ids"):
+            participant.ids = self.ids
+        if hasattr(participant, "prefix"):
+            participant.prefix = prefix
+        if hasattr(participant, "world") and isinstance(self.journal, MemoryJournal):
+            participant.world = self.journal.world
+
+    async def lives_with(self, participant: Participant) -> bool:
+        """Whether *participant* is the very database that holds the journal."""
+        identity = getattr(participant, "identity", None)
+        return identity is not None and await identity() == self.identity
+
+
+@asynccontextmanager
+async def open_stores(url: str, settings: Settings) -> AsyncIterator[Stores]:
+    """Open the journal at *url*. Raises `InvalidDefinition` for a URL of another kind."""
+    owner = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    journal: PostgresJournal | MemoryJournal
+    if url.startswith(("postgresql://", "postgres://")):
+        journal = PostgresJournal(url)
+        owners: Owners = PostgresOwners(journal, owner_id=owner, lease_s=settings.lease_s)
+        ids: TransactionalIds = PostgresTransactionalIds(journal, prefix=settings.prefix)
+        alerts: Alerts = PostgresAlerts(journal)
+    elif url.startswith("memory://"):
+        journal = MemoryJournal(_SHARED_MEMORY.setdefault(url, MemoryWorld()))
+        owners = MemoryOwners(journal, owner_id=owner, lease_s=settings.lease_s)
+        ids = MemoryTransactionalIds(journal, prefix=settings.prefix)
+        alerts = MemoryAlerts(journal.world)
+    else:
+        raise InvalidDefinition(f"the journal is a postgresql:// or memory:// URL, not {url.partition(':')[0]!r}:…")
+    await journal.open()
+    try:
+        yield Stores(journal=journal, owners=owners, ids=ids, alerts=alerts, identity=await journal.identity())
+    finally:
+        await journal.close()

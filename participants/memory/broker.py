@@ -1,0 +1,129 @@
+"""A broker in memory, as truthful as Kafka: what was aborted is never said to be committed, however it is asked.
+
+*prepares* makes it like one that allows KIP-939; otherwise its branches are last resources, which `time_out` may end.
+Failures are scripted by attributes: `down`, `refuses`, `forgets_replies`.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from coordinator.errors import Disconnected, Refused, Unavailable
+from coordinator.faults.points import boundary
+from coordinator.ports import Ability, Doubtful, Message, TransactionalIds
+from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
+
+
+@dataclass(slots=True)
+class MemoryTopics:
+    """Committed messages in their order, and every transaction by its number. Shared by "processes"."""
+
+    messages: list[Message] = field(default_factory=list)
+    open: dict[int, list[Message]] = field(default_factory=dict)
+    ended: dict[int, Ending] = field(default_factory=dict)
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def end(self, number: int, wanted: Ending) -> Ending:
+        """End a transaction once; how it ended."""
+        held = self.open.pop(number, None)
+        if held is not None:
+            self.ended[number] = wanted
+            if wanted is Ending.COMMITTED:
+                self.messages.extend(held)
+        return self.ended.get(number, Ending.ABORTED)
+
+
+class MemoryBroker:
+    """`ports.Participant` in memory."""
+
+    def __init__(self, topics: MemoryTopics | None = None, *, prepares: bool = False) -> None:
+        self.name = BranchName("memory")
+        self.topics = topics or MemoryTopics()
+        self.ids: TransactionalIds | None = None
+        self.prepares = prepares
+        self.down = False
+        self.refuses = False
+        self.forgets_replies = 0
+
+    async def open(self) -> frozenset[Ability]:
+        """Say whether it prepares."""
+        return frozenset({Ability.PUBLISH} | ({Ability.PREPARE} if self.prepares else set()))
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def begin(self, gid: Gid, *, recipe: Recipe) -> "MemoryPublisher":
+        """Open a transaction."""
+        self._answer()
+        return MemoryPublisher(self)
+
+    async def commit(self, prepared: Prepared) -> Ending:
+        """Commit; how it ended."""
+        return await boundary("kafka.end.commit", lambda: self._end(prepared, Ending.COMMITTED), gid=prepared.gid)
+
+    async def abort(self, prepared: Prepared) -> Ending:
+        """Abort; how it ended."""
+        return await boundary("kafka.end.abort", lambda: self._end(prepared, Ending.ABORTED), gid=prepared.gid)
+
+    async def in_doubt(self) -> Sequence[Doubtful]:
+        """None, as Kafka."""
+        return ()
+
+    async def settle_id(self, transactional_id: str) -> None:
+        """Nothing is open on an id here."""
+
+    async def lost_term(self) -> None:
+        """Nothing is kept of an owner here."""
+
+    def time_out(self) -> None:
+        """End every open transaction with abort, as a broker does that waited for too long."""
+        for number in list(self.topics.open):
+            self.topics.end(number, Ending.ABORTED)
+
+    async def _end(self, prepared: Prepared, wanted: Ending) -> Ending:
+        self._answer()
+        number = prepared.evidence.get("number")
+        ending = self.topics.end(int(number), wanted) if number is not None else Ending.ABORTED
+        if self.forgets_replies:
+            self.forgets_replies -= 1
+            raise Disconnected("the reply was lost")
+        return ending
+
+    def _answer(self) -> None:
+        if self.down:
+            raise Unavailable("the broker is down", participant=self.name)
+
+
+class MemoryPublisher:
+    """`ports.PublishingSession` in memory."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._number = next(broker.topics.numbers)
+        self._messages: list[Message] = []
+
+    def publish(self, message: Message) -> None:
+        """Take a message."""
+        if not message.topic:
+            raise Refused("a message needs a topic")
+        self._messages.append(message)
+
+    async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:
+        """YES, once the messages are with the broker."""
+        if not self._messages:
+            return Vote.READ_ONLY, {}
+
+        async def produce() -> None:
+            self._broker._answer()
+            if self._broker.refuses:
+                raise Refused("the broker refuses these messages", participant=self._broker.name)
+            if self._number not in self._broker.topics.ended:
+                self._broker.topics.open[self._number] = list(self._messages)
+
+        await boundary("kafka.produce", produce)
+        return Vote.YES, {"number": self._number}
+
+    async def discard(self) -> None:
+        """Nobody can commit it any more."""
+        self._broker.topics.open.pop(self._number, None)
+        self._broker.topics.ended.setdefault(self._number, Ending.ABORTED)
