@@ -27,6 +27,7 @@ from coordinator.gids import valid_branch
 from coordinator.ports import Ability, OwnsIds, Participant, Standing
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
+from coordinator.relays import RelaySet, open_relays
 from coordinator.settings import Settings, load
 from coordinator.stores import Stores, open_stores
 
@@ -133,7 +134,10 @@ class Coordinator:
         self._stack.push_async_callback(ownership.resign)
         participants = await self._open_participants(stores)
         await ownership.renew()  # Opening may have taken a while.
-        engine = self._assemble(stores, ownership, participants, clock)
+        relays = open_relays(participants, lease_s=self.settings.lease_s)
+        self._stack.push_async_callback(relays.stop)
+        await relays.start()
+        engine = self._assemble(stores, ownership, participants, relays, clock)
         self._stack.push_async_callback(engine.stop)
         await engine.start()
         self._engine = engine
@@ -152,7 +156,7 @@ class Coordinator:
         return opened
 
     def _assemble(
-        self, stores: Stores, ownership: Ownership, participants: Participants, clock: SystemClock
+        self, stores: Stores, ownership: Ownership, participants: Participants, relays: RelaySet, clock: SystemClock
     ) -> TransactionEngine:
         chance = random.SystemRandom()
         ownership.on_loss = [
@@ -167,7 +171,9 @@ class Coordinator:
             breakers=breakers,
             chance=chance,
         )
-        finisher = Finisher(participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock)
+        finisher = Finisher(
+            participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock, relays=relays
+        )
         driver = Driver(performer=performer, finisher=finisher)
         rule = PresumeAbort(
             after_s=self.settings.presume_abort_after_s, looks_apart_s=self.settings.presume_abort_looks_apart_s

@@ -18,6 +18,7 @@ KAFKA_TRANSACTION_TIMEOUT_S = 60.0
 # an id that comes back earlier waits for the broker's own retry, which comes every 20 ms.
 KAFKA_ID_REST_S = 0.02
 KAFKA_RETRY_PAUSE_S = 0.02
+KAFKA_RETRY_PAUSE_MAX_S = 0.3
 
 # Absence means abort only for ids that are old enough for their owner to have decided, and young enough for the
 # journal to still remember; two looks must agree, so that a decision in flight is not taken for none.
@@ -52,6 +53,7 @@ KAFKA_POOL_MAX = 4096
 KAFKA_CONNECTIONS = 8
 OUTBOX_BATCH_MAX = 1000
 OUTBOX_SHARDS = 16
+POLL_EVERY_S = 1.0
 
 assert DRAIN_WITHIN_S + PARTICIPANT_CALL_S <= 25.0, "stopping leaves time to hand over before we are killed"
 assert LEASE_RENEWAL_S * 3 < LEASE_S, "two renewals may fail before a lease is lost"

@@ -5,6 +5,7 @@ Two failures are the same everywhere. `Unavailable` and its children mean: nothi
 Every method may be called twice, late, or never, and by another process than the one that began.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -307,6 +308,38 @@ class OwnsIds(Protocol):
 
     async def lost_term(self) -> None:
         """This process was replaced: use nothing again that carries the old owner's ids."""
+        ...
+
+
+OutboxRow = Mapping[str, Any]
+"""A row of the outbox: id, shard, message_id, participant, topic, key, value, headers (JSON), partition, attempts."""
+
+
+class Publisher(Protocol):
+    """A broker, as a relay sees it."""
+
+    async def send(self, row: OutboxRow) -> "asyncio.Future[Any]":
+        """Hand *row* over, in order; the future of its acknowledgement.
+
+        Raises `Refused` for a row that this broker will never take, `Unavailable` while it is away. The future fails
+        with whatever the broker said; `refused` tells the two apart.
+        """
+        ...
+
+    def refused(self, failure: BaseException) -> bool:
+        """Whether a failed acknowledgement was about the row itself."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the broker. Idempotent."""
+        ...
+
+
+class Relays(Protocol):
+    """What delivers outboxes in this process."""
+
+    def wake(self, poll_every_s: float) -> None:
+        """There is something to deliver now; and from now on, poll at least this often."""
         ...
 
 

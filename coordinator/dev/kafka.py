@@ -6,6 +6,7 @@ settings make a small cluster quick to start and honest to fail: internal topics
 
 import asyncio
 import base64
+import json
 import signal
 import uuid
 from collections.abc import Mapping
@@ -61,9 +62,14 @@ class LocalKafka:
     async def start(self, broker: int | None = None) -> None:
         """Start all brokers (or number *broker*, from 1) and wait until the cluster answers as a whole."""
         jars, executable = await asyncio.to_thread(lambda: (kafka_jars(self.cache), java()))
+        if not self.members and self._ports.exists():
+            self.members = [Broker(*ports) for ports in json.loads(self._ports.read_text())]
         if not self.members:
             self.members = [Broker(n + 1, free_port(), free_port(), free_port()) for n in range(self.brokers)]
             await self._format(executable, jars)
+            self._ports.write_text(
+                json.dumps([[m.number, m.port, m.controller_port, m.sasl_port] for m in self.members])
+            )
         for member in self._chosen(broker):
             member.process = Process.start(
                 [
@@ -103,6 +109,11 @@ class LocalKafka:
         for member in self._chosen(broker):
             if member.process is not None:
                 member.process.send(signal.SIGCONT)
+
+    @property
+    def _ports(self) -> Path:
+        """The brokers know each other by port, so a directory keeps its own."""
+        return self.directory / "ports.json"
 
     def log(self, broker: int) -> Path:
         """Where broker number *broker* writes what it has to say."""
@@ -208,6 +219,13 @@ class LocalKafka:
         raise failed_to_start("Kafka", self.log(self.members[0].number))
 
     async def _members_seen(self) -> int:
+        try:
+            for member in self.members:
+                if member.process is not None and member.process.alive:
+                    _, writer = await asyncio.open_connection("127.0.0.1", member.port)
+                    writer.close()
+        except OSError:
+            return 0
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=3000)
         try:
             await admin.start()

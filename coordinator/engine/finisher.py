@@ -14,8 +14,9 @@ from coordinator import limits
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, Run
 from coordinator.errors import Replaced, Unavailable
-from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal
-from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Status
+from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal, Relays
+from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status
+from coordinator.protocol.policy import poll_every_s
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Finisher:
     journal: Journal
     alerts: Alerts
     clock: Clock
+    relays: Relays
     gather_s: float = limits.FINISH_GATHER_S
     _waiting: list[Run] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,6 +55,9 @@ class Finisher:
         if run.transaction.heuristic:
             endings = ", ".join(f"{name} {ending}" for name, ending in run.transaction.endings.items())
             await self.alerts.raise_alert(run.transaction.gid, "heuristic", endings)
+        deferred = Ending.DEFERRED in run.transaction.endings.values()
+        if deferred or (run.messages and run.transaction.recipe is Recipe.OUTBOX):
+            self.relays.wake(poll_every_s(run.policy))
         if run.journalled:
             self._waiting.append(run)
             self._wake.set()

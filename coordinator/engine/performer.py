@@ -4,6 +4,7 @@ Nothing is decided here. An action either becomes the fact that it has been done
 only then, or raises `Unavailable` or `InDoubt`: then the driver asks again.
 """
 
+import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
@@ -70,22 +71,24 @@ class Performer:
     # ── votes ──
 
     async def _prepare(self, run: Run, branch: BranchName) -> Event:
-        failures = 0
         if branch not in run.sessions and self.breakers.is_open(branch):
-            failure = CircuitOpen(f"{branch} has failed repeatedly", participant=branch, gid=run.transaction.gid)
-            run.failed(failure)
-            return Voted(branch, Vote.NO, reason=str(failure))
+            run.failed(CircuitOpen(f"{branch} has failed repeatedly", participant=branch, gid=run.transaction.gid))
+            return Voted(branch, Vote.NO, reason=f"{branch} has failed repeatedly")
+        failures = run.failures.setdefault(branch, [])
         while True:
-            try:
-                session = await self._session(run, branch)
-                vote, evidence = await session.vote(self._vote_within_s(run, branch))
-            except (Refused, Unavailable, *UNKNOWN) as failure:
-                failures += 1
-                pause_s = self._pause_before_retry_s(run, branch, failure, failures)
+            if failures:
+                pause_s = self._pause_before_retry_s(run, branch, failures)
                 if pause_s is None:
-                    return await self._refused(run, branch, failure)
+                    return await self._refused(run, branch, failures[-1])
                 await self._drop_session(run, branch)
                 await self.clock.sleep(pause_s)
+            try:
+                async with asyncio.timeout(self._within_s(run, branch)):
+                    session = await self.open_session(run, branch)
+                vote, evidence = await session.vote(self._within_s(run, branch))
+            except (Refused, Unavailable, *UNKNOWN) as failure:
+                failures.append(failure)
+                run.publish_until_s.pop(branch, None)
             else:
                 self.breakers.succeeded(branch)
                 run.voted_s = self.clock.monotonic_s()
@@ -100,18 +103,16 @@ class Performer:
         )  # Only then is it a NO: until it returns, a late request might still land.
         return Voted(branch, Vote.NO, reason=f"{branch}: {failure or type(failure).__name__}")
 
-    def _pause_before_retry_s(
-        self, run: Run, branch: BranchName, failure: BaseException, failures: int
-    ) -> float | None:
-        if isinstance(failure, Refused) or not self.participants[branch].publishes:
+    def _pause_before_retry_s(self, run: Run, branch: BranchName, failures: list[BaseException]) -> float | None:
+        if isinstance(failures[-1], Refused) or not self.participants[branch].publishes:
             return None  # The same answer would come again; and a database's share cannot be done over by us.
-        step = next_attempt(run.policy, made=failures, chance=self.chance.random())
+        step = next_attempt(run.policy, made=len(failures), chance=self.chance.random())
         if not isinstance(step, RetryAfter) or self.clock.monotonic_s() + step.seconds >= run.deadline_s:
             return None
         return step.seconds
 
-    async def _session(self, run: Run, branch: BranchName) -> Session:
-        """The branch's open share; for a publisher a new one, with the same messages, where the last was discarded."""
+    async def open_session(self, run: Run, branch: BranchName) -> Session:
+        """The branch's open share; a new one, with the same messages, where the last was discarded."""
         session = run.sessions.get(branch)
         if session is None:
             session = await self._participant(branch).begin(run.transaction.gid, recipe=run.transaction.recipe)
@@ -122,10 +123,14 @@ class Performer:
                         session.publish(message)
         return session
 
-    def _vote_within_s(self, run: Run, branch: BranchName) -> float:
-        left = max(0.0, run.deadline_s - self.clock.monotonic_s())
-        budget = attempt_within_s(run.policy) if self.participants[branch].publishes else limits.BRANCH_BUDGET_MAX_S
-        return min(left, budget)
+    def _within_s(self, run: Run, branch: BranchName) -> float:
+        """How long this attempt may still take: from its first message for a publisher, from now for a database."""
+        now_s = self.clock.monotonic_s()
+        if self.participants[branch].publishes:
+            until_s = run.publish_until_s.setdefault(branch, now_s + attempt_within_s(run.policy))
+        else:
+            until_s = now_s + limits.BRANCH_BUDGET_MAX_S
+        return max(0.001, min(until_s, run.deadline_s) - now_s)
 
     async def _drop_session(self, run: Run, branch: BranchName) -> None:
         """End the share without a commit. Where that cannot be done now, the sweep does it: nobody will commit it."""

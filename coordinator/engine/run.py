@@ -42,6 +42,10 @@ class Run:
     """The database branch in which the messages stand as waiting rows, if they do."""
     sessions: dict[BranchName, Session] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
+    failures: dict[BranchName, list[BaseException]] = field(default_factory=dict)
+    """What each failed attempt at publishing came to."""
+    publish_until_s: dict[BranchName, float] = field(default_factory=dict)
+    """On the monotonic clock: when the attempt under way counts as failed."""
     failure: BaseException | None = None
     """The first reason why it was not committed."""
     voted_s: float = 0.0

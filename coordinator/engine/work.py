@@ -15,7 +15,7 @@ from coordinator.errors import CircuitOpen, DeadlineExceeded, InvalidDefinition,
 from coordinator.ports import Ability, ConnectedSession, HoldsOutbox, Message, PublishingSession
 from coordinator.protocol.events import Decided
 from coordinator.protocol.model import Branch, BranchName, Gid, OnNo, Outcome, Recipe, Role, Transaction
-from coordinator.protocol.policy import on_no
+from coordinator.protocol.policy import attempt_within_s, on_no
 from coordinator.protocol.recipes import database_role, publisher_role
 from coordinator.protocol.two_phase import evolve
 
@@ -114,14 +114,16 @@ class EngineWork:
             if aborts:
                 raise CircuitOpen(f"{name} has failed repeatedly; no work was done", participant=name, gid=self.gid)
             return None
+        within_s = attempt_within_s(self.run.policy)
+        self.run.publish_until_s[name] = self.driver.performer.clock.monotonic_s() + within_s
         try:
-            session = await self.participants[name].participant.begin(self.gid, recipe=self.run.transaction.recipe)
+            async with asyncio.timeout(within_s):
+                session = await self.driver.performer.open_session(self.run, name)
         except (Unavailable, *UNKNOWN) as failure:
-            self.driver.performer.breakers.failed(name)
-            self.run.failed(failure)
+            self.run.failures[name] = [failure]
+            self.run.publish_until_s.pop(name, None)
             return None
         assert isinstance(session, PublishingSession), f"{name} says that it publishes, and does not"
-        self.run.sessions[name] = session
         return session
 
     async def _back_messages(self) -> None:

@@ -8,6 +8,7 @@ reach the protocol as two facts only: what a NO of the publishing branch means (
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
+from coordinator.limits import POLL_EVERY_S
 from coordinator.protocol.model import OnNo
 
 
@@ -31,7 +32,7 @@ class BackupPolling:
 
     kind: Literal["backup-polling"] = "backup-polling"
     push_within_s: float = 1.0
-    poll_every_s: float = 1.0
+    poll_every_s: float = POLL_EVERY_S
 
     def __post_init__(self) -> None:
         _positive(push_within_s=self.push_within_s, poll_every_s=self.poll_every_s)
@@ -115,6 +116,12 @@ def attempt_within_s(policy: FailurePolicy) -> float:
     """How long one attempt at publishing may take before it counts as failed, in seconds."""
     final = policy.then if isinstance(policy, Retry) else policy
     return final.push_within_s if isinstance(final, BackupPolling) else final.within_s
+
+
+def poll_every_s(policy: FailurePolicy) -> float:
+    """How often the outbox is polled at least, in seconds, for what was committed under this policy."""
+    final = policy.then if isinstance(policy, Retry) else policy
+    return final.poll_every_s if isinstance(final, BackupPolling) else POLL_EVERY_S
 
 
 def _positive(**seconds: float) -> None:

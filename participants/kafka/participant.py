@@ -25,6 +25,7 @@ from participants.kafka.codes import Code, code_name
 from participants.kafka.connection import Security
 from participants.kafka.outcome import end
 from participants.kafka.pool import IdPool, PooledId
+from participants.kafka.publisher import KafkaPublisher
 from participants.kafka.transaction import KafkaTransaction
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,10 @@ class Kafka:
         """Use nothing of the old owner again."""
         self.ordinary.drop_all()
         self.two_phase.drop_all()
+
+    def publisher(self) -> KafkaPublisher:
+        """What a relay delivers through: an idempotent producer, outside of any transaction."""
+        return KafkaPublisher(self.bootstrap, self.security.options())
 
     async def describe(self, transactional_id: str) -> TransactionState:
         """What the coordinating broker knows about an id."""

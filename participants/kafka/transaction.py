@@ -118,8 +118,12 @@ class KafkaTransaction:
                 by_partition[(message.topic, await self._partition(message))].append(message)
             self.touched = True
             pending = {where: self._batch(where, batch) for where, batch in by_partition.items()}
-            while pending:
-                pending = await self._produce(pending)
+            pause_s = limits.KAFKA_RETRY_PAUSE_S
+            while pending := await self._produce(pending):
+                for topic, _ in pending:
+                    self.cluster.forget(topic=topic)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, limits.KAFKA_RETRY_PAUSE_MAX_S)
 
     async def _partition(self, message: Message) -> int:
         if message.partition is not None:
@@ -148,18 +152,15 @@ class KafkaTransaction:
         """Send *batches*, one request a broker; return those that must be sent again."""
         by_leader: dict[Address, dict[Partition, bytes]] = defaultdict(dict)
         for where, batch in batches.items():
-            by_leader[await self._leader(where)][where] = batch
+            try:
+                by_leader[await self._leader(where)][where] = batch
+            except Unavailable:
+                return dict(batches)
         if len(by_leader) == 1:
             ((leader, theirs),) = by_leader.items()
-            again = await self._ask(leader, theirs)
-        else:
-            answers = await asyncio.gather(*(self._ask(leader, theirs) for leader, theirs in by_leader.items()))
-            again = {where: batch for answer in answers for where, batch in answer.items()}
-        if again:
-            for topic, _ in again:
-                self.cluster.forget(topic=topic)
-            await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
-        return again
+            return await self._ask(leader, theirs)
+        answers = await asyncio.gather(*(self._ask(leader, theirs) for leader, theirs in by_leader.items()))
+        return {where: batch for answer in answers for where, batch in answer.items()}
 
     async def _leader(self, where: Partition) -> Address:
         topic, partition = where
@@ -176,16 +177,11 @@ class KafkaTransaction:
                 lambda: self.cluster.ask(leader, request, decode_produce),
                 transactional_id=self.transactional_id,
             )
-        except (Disconnected, Unavailable) as failure:
-            # It may have been appended or not: the same batch with the same number is appended at most once.
-            await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
-            if not await self._can_be_reached(failure):
-                raise
+        except (Disconnected, Unavailable, OSError, TimeoutError):
+            # It may have been appended or not: the same batch with the same number is appended at most once. Whoever
+            # waits for the acknowledgement decides for how long.
             return batches
         return {(a.topic, a.partition): batches[(a.topic, a.partition)] for a in answers if self._must_go_again(a)}
-
-    async def _can_be_reached(self, failure: Exception) -> bool:
-        return isinstance(failure, Disconnected) or len(self.cluster.bootstrap) > 1
 
     def _must_go_again(self, answer: Produced) -> bool:
         if answer.code == Code.NONE:

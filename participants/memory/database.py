@@ -19,12 +19,22 @@ _numbers = itertools.count(1)
 
 
 @dataclass(slots=True)
+class MemoryOutboxRow:
+    """A message beside the rows it belongs to."""
+
+    gid: Gid
+    message: Message
+    waiting: bool
+
+
+@dataclass(slots=True)
 class MemoryStore:
     """Committed rows, prepared branches, and how each branch ended."""
 
     tables: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     prepared: dict[tuple[Gid, BranchName], tuple["MemoryConnection", float]] = field(default_factory=dict)
     ended: dict[tuple[Gid, BranchName], Ending] = field(default_factory=dict)
+    outbox: list[Any] = field(default_factory=list)
 
 
 class MemoryConnection:
@@ -100,27 +110,26 @@ class MemoryDatabase:
 
     async def write_outbox(self, session: Session, gid: Gid, messages: Sequence[Message]) -> None:
         """Stage waiting rows inside the open branch."""
-        from coordinator.ports import ConnectedSession
-
-        assert isinstance(session, ConnectedSession)
-        for message in messages:
-            session.connection.insert("outbox", (gid, message, True))
+        assert isinstance(session, MemorySession), "a branch of this participant"
+        connection = session.connection
+        connection.wrote = True
+        connection.stage(lambda: self.outbox.extend(MemoryOutboxRow(gid, message, True) for message in messages))
 
     async def release_outbox(self, gid: Gid, participant: BranchName) -> None:
         """Let the relay deliver the waiting rows of *gid* for *participant*."""
-        for stored in self._waiting([gid]):
-            if stored.message.participant == participant:
-                stored.waiting = False
+        for row in self.outbox:
+            if row.gid == gid and row.message.participant == participant:
+                row.waiting = False
 
     async def clear_outbox(self, gids: Sequence[Gid]) -> None:
         """Delete the waiting rows of *gids*."""
-        gone = self._waiting(gids)
-        if self.world is not None:
-            self.world.outbox = [stored for stored in self.world.outbox if stored not in gone]
+        self.outbox[:] = [row for row in self.outbox if not (row.gid in gids and row.waiting)]
 
-    def _waiting(self, gids: Sequence[Gid]) -> list[Any]:
-        rows = [] if self.world is None else self.world.outbox
-        return [stored for stored in rows if stored.gid in gids and stored.waiting]
+    @property
+    def outbox(self) -> list[Any]:
+        """The rows of this database's outbox: the journal's, where it is in the same memory."""
+        journal_is_here = self._holds_journal and self.world is not None
+        return self.world.outbox if journal_is_here else self.store.outbox
 
     async def _end(self, prepared: Prepared, wanted: Ending) -> Ending:
         key = (prepared.gid, prepared.branch)

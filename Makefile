@@ -1,0 +1,45 @@
+# Every target does its own set-up on a fresh machine, once, and says what it does.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export COORDINATOR_CACHE_DIR ?= $(CURDIR)/.cache
+
+.PHONY: help demo test check bench-kafka dev clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(READY) java ## Write posts to Postgres and Kafka as one, while the broker dies and processes are killed
+	$(BIN)/python -m examples.social_post.demo
+
+test: check java ## Check the code, then run every test on real servers
+	@echo "== tests, on servers that they start themselves"
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types and import contracts
+	@echo "== format, lint, types, import contracts"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-kafka: $(READY) java ## Kafka-only transactions on our pool beside aiokafka's own
+	$(BIN)/python -m tests.benchmarks.kafka_only
+
+dev: $(READY) java ## Start a PostgreSQL and a Kafka to develop against (stop them: .venv/bin/coordinator dev down)
+	$(BIN)/coordinator dev up
+
+clean: ## Remove the virtual environment, the servers' data and all caches
+	-[ ! -x $(BIN)/coordinator ] || $(BIN)/coordinator dev down --purge
+	rm -rf $(VENV) .dev .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): requirements.lock pyproject.toml
+	@echo "== setting up $(VENV) (once)"
+	@scripts/setup.sh $(VENV)
+	@touch $@
+
+.PHONY: java
+java:
+	@scripts/java.sh

@@ -1,0 +1,94 @@
+"""`coordinator dev`: real servers to develop and test against."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.errors import CoordinatorError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A real PostgreSQL and a real Apache Kafka on free loopback ports, to develop and test against.",
+)
+_out, _err = Console(), Console(stderr=True)
+
+Directory = Annotated[
+    Path, typer.Option("--directory", envvar="COORDINATOR_DEV_DIR", help="Where the servers keep their data.")
+]
+
+
+@app.command()
+def up(
+    brokers: Annotated[int, typer.Option(envvar="COORDINATOR_DEV_BROKERS", help="One broker, or three.")] = 1,
+    two_phase: Annotated[
+        bool,
+        typer.Option("--two-phase", envvar="COORDINATOR_DEV_TWO_PHASE", help="Brokers that can be prepared (KIP-939)."),
+    ] = False,
+    export: Annotated[
+        bool, typer.Option("--export", envvar="COORDINATOR_DEV_EXPORT", help="Print lines for a shell to evaluate.")
+    ] = False,
+    directory: Directory = Path(".dev"),
+) -> None:
+    """Start the servers, or find them running.
+
+    Uses COORDINATOR_POSTGRES_URL and COORDINATOR_KAFKA_BOOTSTRAP if they are set, else a Docker engine that answers,
+    else this machine. Example:
+
+        eval "$(coordinator dev up --export)"
+    """
+    from coordinator.dev import stack
+
+    if brokers not in (1, 3):
+        raise typer.BadParameter("one broker, or three", param_hint="--brokers")
+    try:
+        running = asyncio.run(stack.up(directory.absolute(), brokers=brokers, two_phase=two_phase))
+    except CoordinatorError as failure:
+        _err.print(f"[red]{failure}[/red]", highlight=False)
+        raise typer.Exit(1) from None
+    if export:
+        typer.echo(running.exports())
+    else:
+        _show(running)
+
+
+@app.command()
+def status(directory: Directory = Path(".dev")) -> None:
+    """Say what runs, and where. Exits with 1 when nothing does."""
+    from coordinator.dev import stack
+
+    running = stack.load(directory.absolute())
+    if running is None or not running.alive:
+        _err.print("nothing runs here; start it with `coordinator dev up`")
+        raise typer.Exit(1)
+    _show(running)
+
+
+@app.command()
+def down(
+    purge: Annotated[
+        bool, typer.Option("--purge", envvar="COORDINATOR_DEV_PURGE", help="Delete the data too.")
+    ] = False,
+    directory: Directory = Path(".dev"),
+) -> None:
+    """Stop what `up` started, and nothing else."""
+    from coordinator.dev import stack
+
+    ended = asyncio.run(stack.down(directory.absolute(), purge=purge))
+    _err.print("stopped" if ended else "nothing was running here")
+
+
+def _show(running: "object") -> None:
+    from coordinator.dev.stack import Stack
+
+    assert isinstance(running, Stack)
+    table = Table(show_header=True, header_style="bold")
+    for column in ("server", "where", "from"):
+        table.add_column(column, overflow="fold")
+    table.add_row("PostgreSQL", running.postgres, running.source)
+    kind = f"Kafka, {running.brokers} broker(s)" + (", two-phase" if running.two_phase else "")
+    table.add_row(kind, running.kafka, running.source)
+    _out.print(table)

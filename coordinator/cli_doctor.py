@@ -1,0 +1,47 @@
+"""`coordinator doctor`: what would break a promise, and what to do about it."""
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from coordinator import doctor as examination
+
+
+def doctor(
+    postgres: Annotated[
+        str, typer.Option(envvar="COORDINATOR_POSTGRES_URL", help="The database that holds journal or branches.")
+    ] = "",
+    kafka: Annotated[str, typer.Option(envvar="COORDINATOR_KAFKA_BOOTSTRAP", help="host:port,host:port")] = "",
+    output: Annotated[str, typer.Option(envvar="COORDINATOR_OUTPUT", help="table, or json for programs.")] = "table",
+) -> None:
+    """Look at every setting that a promise rests on, and at what the servers can do.
+
+    Exits with 0 when all is well, 1 when there are notes, 2 when a promise would be broken. Example:
+
+        coordinator doctor --postgres postgresql://localhost/app --kafka localhost:9092
+    """
+    if not postgres and not kafka:
+        raise typer.BadParameter("give --postgres, --kafka, or both", param_hint="--postgres/--kafka")
+    findings = asyncio.run(_examine(postgres, kafka))
+    if output == "json":
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table(header_style="bold")
+        for column in ("server", "what", "found", "", "remedy"):
+            table.add_column(column, overflow="fold")
+        colours = {"ok": "green", "note": "yellow", "broken": "red"}
+        for finding in findings:
+            verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+            table.add_row(finding.server, finding.what, finding.found, verdict, finding.remedy)
+        Console().print(table)
+    raise typer.Exit(examination.worst(findings))
+
+
+async def _examine(postgres: str, kafka: str) -> list[examination.Finding]:
+    findings = await examination.examine_postgres(postgres) if postgres else []
+    return findings + (await examination.examine_kafka(kafka) if kafka else [])
