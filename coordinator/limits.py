@@ -3,6 +3,7 @@
 # Ownership. A lease outlives a missed renewal or two; renewals and takeovers are decided by the database's clock.
 LEASE_S = 10.0
 LEASE_RENEWAL_S = LEASE_S / 4
+LEASE_BELIEVED_SHARE = 0.75
 RECOVERY_PERIOD_S = 2.0
 
 # Time. A branch that is prepared holds locks of others, so it may not wait for ever for its decision.

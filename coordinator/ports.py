@@ -293,8 +293,8 @@ class HoldsOutbox(Protocol):
         """Let the relay deliver the waiting rows of *gid* for *participant*. Idempotent."""
         ...
 
-    async def clear_outbox(self, gids: Sequence[Gid]) -> None:
-        """Delete the waiting rows of transactions whose messages Kafka has committed. Idempotent, batched."""
+    async def clear_outbox(self, delivered: Sequence[tuple[Gid, BranchName]]) -> None:
+        """Delete the waiting rows of (transaction, participant) pairs that Kafka has committed. Idempotent."""
         ...
 
 

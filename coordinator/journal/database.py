@@ -12,7 +12,13 @@ from coordinator.errors import Disconnected, Misconfigured, Unavailable
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Result = TypeVar("Result")
 
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError)
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 _REFUSED_NOW = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,

@@ -64,7 +64,8 @@ def owed(transaction: Transaction) -> Sequence[Action]:
             assert last is not None, "only a last resource is ever intended"
             return [Hold(transaction.reason)] if _held(transaction) else [Commit(last.name)]
         case Status.COMMITTING:
-            return [*_commits(transaction), *_releases(transaction)]
+            # Rows are released only when they are there: the database that holds them commits first.
+            return _commits(transaction) or _releases(transaction)
         case Status.ABORTING:
             return [Abort(name) for name in transaction.branches if name not in transaction.endings]
         case Status.PARKED | Status.COMMITTED | Status.ABORTED:

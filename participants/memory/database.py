@@ -121,9 +121,12 @@ class MemoryDatabase:
             if row.gid == gid and row.message.participant == participant:
                 row.waiting = False
 
-    async def clear_outbox(self, gids: Sequence[Gid]) -> None:
-        """Delete the waiting rows of *gids*."""
-        self.outbox[:] = [row for row in self.outbox if not (row.gid in gids and row.waiting)]
+    async def clear_outbox(self, delivered: Sequence[tuple[Gid, BranchName]]) -> None:
+        """Delete the waiting rows of what the broker has committed."""
+        gone = set(delivered)
+        self.outbox[:] = [
+            row for row in self.outbox if not ((row.gid, row.message.participant) in gone and row.waiting)
+        ]
 
     @property
     def outbox(self) -> list[Any]:

@@ -37,7 +37,7 @@ IN_FLIGHT = 4
 PAUSE_MIN_S = 0.005
 ATTEMPTS_MAX = 6
 BACKOFF_S = 0.2
-_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 Key = tuple[str, str, bytes | None]
 

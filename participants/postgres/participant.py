@@ -18,7 +18,7 @@ from coordinator.protocol.recipes import database_role
 from coordinator.schema import apply, queries
 from participants.postgres.errors import LOST, refusal, unknown
 from participants.postgres.literals import commit_prepared, parse, prepared_id, rollback_prepared
-from participants.postgres.session import Connection, PostgresSession, finish_late_prepare
+from participants.postgres.session import Connection, PostgresSession, abandon, finish_late_prepare
 
 Result = TypeVar("Result")
 
@@ -162,9 +162,10 @@ class Postgres:
             gid=gid,
         )
 
-    async def clear_outbox(self, gids: Sequence[Gid]) -> None:
-        """Delete the waiting rows of *gids*."""
-        await self._ask(lambda connection: connection.execute(self.sql["clear_outbox"], list(gids)))
+    async def clear_outbox(self, delivered: Sequence[tuple[Gid, BranchName]]) -> None:
+        """Delete the waiting rows of what Kafka has committed."""
+        gids, participants = [gid for gid, _ in delivered], [participant for _, participant in delivered]
+        await self._ask(lambda connection: connection.execute(self.sql["clear_outbox"], gids, participants))
 
     async def end_backend(self, backend: int, gid: Gid) -> None:
         """End a backend that may still carry out a PREPARE, and roll back what it left. Raises while unsure."""
@@ -243,10 +244,10 @@ class Postgres:
             async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
                 return await work(connection)
         except LOST as error:
-            connection.terminate()
+            abandon(connection)
             raise unknown(error, self.name) from error
         except asyncio.CancelledError:
-            connection.terminate()
+            abandon(connection)
             raise
         finally:
             await self._pool.release(connection)

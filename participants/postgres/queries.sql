@@ -50,5 +50,6 @@ ORDER BY m.position;
 UPDATE unanimity.outbox SET waiting = false WHERE gid = $1 AND participant = $2 AND waiting;
 
 -- clear_outbox --
--- Rows whose messages Kafka has committed (or whose transaction was rolled back).
-DELETE FROM unanimity.outbox WHERE gid = ANY($1::text[]) AND waiting;
+-- Rows whose messages Kafka has committed.
+DELETE FROM unanimity.outbox AS o USING unnest($1::text[], $2::text[]) AS d (gid, participant)
+WHERE o.gid = d.gid AND o.participant = d.participant AND o.waiting;

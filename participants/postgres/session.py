@@ -4,6 +4,7 @@
 whose last answer never came is not used again: what became of its statement is found out on another one.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -93,7 +94,7 @@ class PostgresSession:
                 await self._connection.execute("ROLLBACK", timeout=limits.PARTICIPANT_CALL_S)
         except (*LOST, asyncpg.PostgresError):
             if self._connection is not None:
-                self._connection.terminate()
+                abandon(self._connection)
         finally:
             self._release()
             self._participant.leave_slot(self.gid)
@@ -144,12 +145,18 @@ class PostgresSession:
 
     def _give_up(self) -> None:
         if self._connection is not None:
-            self._connection.terminate()
+            abandon(self._connection)
         self._release()
 
     @property
     def _branch(self) -> BranchName:
         return self._participant.name
+
+
+def abandon(connection: Connection) -> None:
+    """End a connection whose last answer never came: nobody may use it again."""
+    with contextlib.suppress(asyncpg.InterfaceError):  # It was lost, and its pool has noticed before us.
+        connection.terminate()
 
 
 async def finish_late_prepare(connection: Connection, gid: Gid, branch: BranchName) -> None:

@@ -1,0 +1,91 @@
+"""What is really there: rows in Postgres, messages that a `read_committed` consumer sees, and what is left in doubt."""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from examples.social_post.service import TOPIC
+
+
+class Observer:
+    """Looks at both systems from outside, the way anybody else would."""
+
+    def __init__(self, database: str, brokers: str) -> None:
+        self.messages: Counter[str] = Counter()
+        self._database, self._brokers = database, brokers
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Observer":
+        """Begin to read."""
+        self._pool = await asyncpg.create_pool(self._database, min_size=1, max_size=3)
+        self._consumer = AIOKafkaConsumer(
+            TOPIC,
+            bootstrap_servers=self._brokers,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+        )
+        await self._consumer.start()
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+        await self._consumer.stop()
+        await self._pool.close()
+
+    async def rows(self, author: str) -> int:
+        """How many posts of *author* are committed."""
+        return int(await self._pool.fetchval("SELECT count(*) FROM posts WHERE author = $1", author))
+
+    async def prepared(self) -> int:
+        """How many branches are prepared."""
+        return int(await self._pool.fetchval("SELECT count(*) FROM pg_prepared_xacts"))
+
+    async def settled(self, pid: int) -> bool:
+        """Whether nothing is left of the process *pid*: no record, no id, no owner."""
+        query = "SELECT count(*) FROM unanimity.owners WHERE owner LIKE '%-' || $1 || '-%'"
+        return bool(await self._pool.fetchval(query, str(pid)) == 0)
+
+    async def cut(self) -> None:
+        """End every other connection to the database, as a failing network would."""
+        await self._pool.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'posts'"
+        )
+
+    async def leftovers(self) -> dict[str, int]:
+        """Everything that should be gone when all is over."""
+        partition = TopicPartition(TOPIC, 0)
+        query = "SELECT count(*) FROM unanimity.decisions WHERE done_at IS NULL"
+        end = (await self._consumer.end_offsets([partition]))[partition]
+        return {
+            "prepared branches": await self.prepared(),
+            "unfinished decisions": int(await self._pool.fetchval(query)),
+            "outbox rows": int(await self._pool.fetchval("SELECT count(*) FROM unanimity.outbox")),
+            "messages behind an open Kafka transaction": await self._behind(partition, end),
+        }
+
+    async def _behind(self, partition: TopicPartition, end: int) -> int:
+        """The high watermark's distance from the last stable offset: more than zero is an open transaction."""
+        stable = self._consumer.last_stable_offset(partition)
+        return max(0, end - (stable if stable is not None else end))
+
+    async def _read(self) -> None:
+        async for message in self._consumer:
+            self.messages[(message.key or b"").decode()] += 1
+
+
+async def until(condition: Any, within_s: float) -> float | None:
+    """How many seconds *condition* (an async function) took to become true; None when it did not."""
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < within_s:
+        if await condition():
+            return time.monotonic() - began_s
+        await asyncio.sleep(0.05)
+    return None
