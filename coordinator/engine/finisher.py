@@ -61,22 +61,30 @@ class Finisher:
             self._waiting.append(run)
             self._wake.set()
 
+    async def flush(self) -> None:
+        """Record what waits now. Raises what recording raised; then it still waits."""
+        batch, self._waiting = self._waiting, []
+        try:
+            await self._record(batch)
+        except BaseException:
+            self._waiting = batch + self._waiting
+            raise
+
     async def _run(self) -> None:
         while not self._stopping or self._waiting:
             await self._wake.wait()
             self._wake.clear()
             if not self._stopping:
                 await self.clock.sleep(self.gather_s)  # Rows are deleted by the hundred, not one by one.
-            batch, self._waiting = self._waiting, []
             try:
-                await self._record(batch)
+                await self.flush()
             except Replaced:
-                logger.warning("%d finished transactions belong to another process now", len(batch))
+                logger.warning("%d finished transactions belong to another process now", len(self._waiting))
+                self._waiting.clear()
             except Exception as failure:  # noqa: BLE001 - the loop's edge: what is finished must be recorded, however late.
-                logger.warning("%d finished transactions are not recorded yet: %r", len(batch), failure)
+                logger.warning("%d finished transactions are not recorded yet: %r", len(self._waiting), failure)
                 if self._stopping:
                     return
-                self._waiting = batch + self._waiting
                 await self.clock.sleep(limits.FINISH_BACKOFF_MAX_S / 5)
                 self._wake.set()
 

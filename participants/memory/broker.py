@@ -21,6 +21,8 @@ class MemoryTopics:
     messages: list[Message] = field(default_factory=list)
     open: dict[int, list[Message]] = field(default_factory=dict)
     ended: dict[int, Ending] = field(default_factory=dict)
+    by_id: dict[str, int] = field(default_factory=dict)
+    """The current transaction of each transactional id."""
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def end(self, number: int, wanted: Ending) -> Ending:
@@ -55,7 +57,12 @@ class MemoryBroker:
     async def begin(self, gid: Gid, *, recipe: Recipe) -> "MemoryPublisher":
         """Open a transaction."""
         self._answer()
-        return MemoryPublisher(self)
+        publisher = MemoryPublisher(self)
+        if self.ids is not None:
+            (transactional_id,) = await self.ids.claim(self.name, 1)
+            self.topics.by_id[transactional_id] = publisher.number
+            publisher.transactional_id = transactional_id
+        return publisher
 
     async def commit(self, prepared: Prepared) -> Ending:
         """Commit; how it ended."""
@@ -70,7 +77,11 @@ class MemoryBroker:
         return ()
 
     async def settle_id(self, transactional_id: str) -> None:
-        """Nothing is open on an id here."""
+        """Abort what is open on a dead owner's id."""
+        number = self.topics.by_id.get(transactional_id)
+        if number is not None:
+            self.topics.end(number, Ending.ABORTED)
+            self.topics.ended.setdefault(number, Ending.ABORTED)
 
     async def lost_term(self) -> None:
         """Nothing is kept of an owner here."""
@@ -99,7 +110,8 @@ class MemoryPublisher:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
-        self._number = next(broker.topics.numbers)
+        self.number = next(broker.topics.numbers)
+        self.transactional_id: str | None = None
         self._messages: list[Message] = []
 
     def publish(self, message: Message) -> None:
@@ -117,13 +129,13 @@ class MemoryPublisher:
             self._broker._answer()
             if self._broker.refuses:
                 raise Refused("the broker refuses these messages", participant=self._broker.name)
-            if self._number not in self._broker.topics.ended:
-                self._broker.topics.open[self._number] = list(self._messages)
+            if self.number not in self._broker.topics.ended:
+                self._broker.topics.open[self.number] = list(self._messages)
 
         await boundary("kafka.produce", produce)
-        return Vote.YES, {"number": self._number}
+        return Vote.YES, {"number": self.number, "transactional_id": self.transactional_id}
 
     async def discard(self) -> None:
         """Nobody can commit it any more."""
-        self._broker.topics.open.pop(self._number, None)
-        self._broker.topics.ended.setdefault(self._number, Ending.ABORTED)
+        self._broker.topics.open.pop(self.number, None)
+        self._broker.topics.ended.setdefault(self.number, Ending.ABORTED)

@@ -73,6 +73,8 @@ class MemoryDatabase:
         self.prefix = "unan"
         self.world: Any = None
         """The journal's world, handed in by the coordinator: its outbox is this database's."""
+        self.now_s = time.monotonic
+        """The clock by which a prepared branch ages."""
         self.store = store or MemoryStore()
         self._holds_journal = holds_journal
 
@@ -101,7 +103,7 @@ class MemoryDatabase:
 
     async def in_doubt(self) -> Sequence[Doubtful]:
         """Branches that are prepared now."""
-        now_s = time.monotonic()
+        now_s = self.now_s()
         return [
             Doubtful(prepared=Prepared(gid=gid, branch=branch), age_s=now_s - since_s)
             for (gid, branch), (_, since_s) in self.store.prepared.items()
@@ -183,7 +185,7 @@ class MemorySession:
 
         async def prepare() -> None:
             if key not in self._database.store.ended:  # A late prepare after an abort leaves nothing behind.
-                self._database.store.prepared[key] = (connection, time.monotonic())
+                self._database.store.prepared[key] = (connection, self._database.now_s())
 
         await boundary("pg.prepare", prepare, gid=self._gid)
         return Vote.YES, {"session": self._number}
