@@ -76,7 +76,7 @@ class Strike:
 
     at: int
     cell: str
-    action: str  # crash | takeover | lost | time_out
+    action: str  # crash | takeover | sweep | lost | time_out
 
 
 @dataclass
@@ -153,6 +153,8 @@ class Injector:
                 raise Died
             case "takeover":
                 await self.world.takeover()
+            case "sweep":
+                await self.world.sweep()
             case "lost":
                 raise ConnectionResetError("injected")
             case "time_out":
@@ -186,6 +188,14 @@ class World:
         """A's lease runs out while it is held; another process takes over and finishes what it finds."""
         self.clock.now_s += LEASE_S * 2
         await self.successor()
+
+    async def sweep(self) -> None:
+        """A is held for longer than anybody may take to decide, but keeps its lease; another process sweeps."""
+        for owner in self.memory.owners.values():
+            owner.lease_until_s = float("inf")
+        await self.successor()
+        for owner in self.memory.owners.values():
+            owner.lease_until_s = self.clock.now_s + LEASE_S
 
     async def successor(self) -> None:
         """A new process that recovers, look after look, as long as a sweep needs."""
@@ -334,9 +344,9 @@ class Process:
         """Let everything that is being driven end, and record what has finished."""
         while self.driver.driving:
             await asyncio.wait(list(self.driver.driving.values()))
-        with contextlib.suppress(OSError):  # The finisher asks again at its next turn, and so does the next round here.
-            await self.finisher.flush()
-        await self.finisher.flush()
+        for _ in range(5):  # The finisher asks again at its next turn, for ever; strikes are few.
+            with contextlib.suppress(OSError):
+                await self.finisher.flush()
 
     async def recover(self) -> None:
         """One round of recovery, to its end. The lease is renewed before it, as the lease loop does."""
