@@ -178,7 +178,14 @@ class Coordinator:
         rule = PresumeAbort(
             after_s=self.settings.presume_abort_after_s, looks_apart_s=self.settings.presume_abort_looks_apart_s
         )
-        sweep = Sweep(participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock, rule=rule)
+        sweep = Sweep(
+            participants=participants,
+            journal=stores.journal,
+            driver=driver,
+            alerts=stores.alerts,
+            clock=clock,
+            rule=rule,
+        )
         recovery = Recovery(
             participants=participants,
             journal=stores.journal,

@@ -104,7 +104,7 @@ class Journal(Protocol):
         ...
 
     async def finish(self, gid: Gid, outcome: Outcome, endings: Mapping[BranchName, Ending]) -> None:
-        """Record that nothing is owed any more. Not forced: returns when it is queued, and is batched with others.
+        """Record that nothing is owed any more. Written with others and not forced: a crash may forget it again.
 
         An INTENT row becomes *outcome* by it; a COMMIT or ABORT row never changes its standing.
         """

@@ -37,6 +37,13 @@ async def postgres(servers_directory):
 
 
 @pytest.fixture(scope="session")
+async def posts_topic(kafka):
+    """The topic of the social-post service, once for the session: its keys tell the tests apart."""
+    await kafka.create_topic("posts")
+    return "posts"
+
+
+@pytest.fixture(scope="session")
 async def kafka(servers_directory):
     """The session's Kafka: one broker, with KIP-939."""
     cluster = LocalKafka(directory=servers_directory / "kafka", cache=cache_directory(), two_phase=True)

@@ -14,7 +14,7 @@ from coordinator import limits
 from coordinator.engine.run import Participants, Run
 from coordinator.errors import Replaced
 from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal, Relays
-from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status
+from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status, Transaction
 from coordinator.protocol.policy import poll_every_s
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,8 @@ class Finisher:
             participant = self.participants[holder].participant
             assert isinstance(participant, HoldsOutbox), f"{holder} holds no outbox"
             await participant.clear_outbox(pairs)
-        for run in batch:
-            outcome = Outcome.COMMIT if run.transaction.status is Status.COMMITTED else Outcome.ABORT
-            await self.journal.finish(run.transaction.gid, outcome, run.transaction.endings)
+        await asyncio.gather(*(self._finish(run.transaction) for run in batch))
+
+    async def _finish(self, transaction: Transaction) -> None:
+        outcome = Outcome.COMMIT if transaction.status is Status.COMMITTED else Outcome.ABORT
+        await self.journal.finish(transaction.gid, outcome, transaction.endings)

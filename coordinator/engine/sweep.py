@@ -10,12 +10,13 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from coordinator import limits
+from coordinator.engine.driver import Driver
 from coordinator.engine.performer import UNKNOWN
-from coordinator.engine.run import Participants
+from coordinator.engine.run import Participants, resume
 from coordinator.errors import Refused, Unavailable
 from coordinator.gids import issued_at
 from coordinator.ports import Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
-from coordinator.protocol.model import Branch, BranchName, Ending, Gid, Outcome, Recipe, Role
+from coordinator.protocol.model import Branch, BranchName, Gid, Recipe, Role
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Sweep:
 
     participants: Participants
     journal: Journal
+    driver: Driver
     alerts: Alerts
     clock: Clock
     rule: PresumeAbort = field(default_factory=PresumeAbort)
@@ -60,19 +62,21 @@ class Sweep:
         if record is not None:
             await self._obey(participant, doubtful, record.standing)
         elif await self._presumable(doubtful):
-            stands = await self.journal.decide(_presumed_abort(doubtful))
+            record = _presumed_abort(doubtful)
+            stands = await self.journal.decide(record)
             logger.warning("%s has no record; its abort was presumed, and what stands is %s", gid, stands)
-            self.presumed += stands is Standing.ABORT
-            await self._obey(participant, doubtful, stands)
+            if stands is Standing.ABORT:
+                self.presumed += 1
+                self.driver.start(resume(record))
+            else:
+                await self._obey(participant, doubtful, stands)
 
     async def _obey(self, participant: Participant, doubtful: Doubtful, stands: Standing) -> None:
         match stands:
             case Standing.COMMIT:
                 await participant.commit(doubtful.prepared)
             case Standing.ABORT:
-                ending = await participant.abort(doubtful.prepared)
-                if ending is Ending.ABORTED:
-                    await self.journal.finish(doubtful.prepared.gid, Outcome.ABORT, {doubtful.prepared.branch: ending})
+                await participant.abort(doubtful.prepared)
             case Standing.INTENT | Standing.PARKED:
                 return  # Its owner, or whoever adopts it, is told by the last resource or by an operator.
 

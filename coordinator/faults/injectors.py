@@ -130,9 +130,11 @@ class ArmedFaults:
     def _run_later(self, effect: Callable[[], Awaitable[Any]], fault: Fault) -> None:
         async def later() -> None:
             await asyncio.sleep(float(fault.argument or 50) / 1000)
-            await effect()
-            if fault.action == "crash":
-                _crash()
+            try:
+                await effect()
+            finally:
+                if fault.action == "crash":
+                    _crash()
 
         task = asyncio.create_task(later(), name=f"late {fault.point}")
         self._late.add(task)

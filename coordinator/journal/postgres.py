@@ -84,8 +84,8 @@ class PostgresJournal:
         return record.standing
 
     async def finish(self, gid: Gid, outcome: Outcome, endings: Mapping[BranchName, Ending]) -> None:
-        """Queue that nothing is owed any more."""
-        self._finishes.put((gid, outcome, endings))
+        """Record that nothing is owed any more; written, but not forced."""
+        await self._finishes.submit((gid, outcome, endings))
 
     async def adopt(self) -> Sequence[Adopted]:
         """Make unfinished records of the dead this process' own. See `ports.Journal`."""

@@ -234,7 +234,7 @@ async def main(directory: Path) -> int:
         await kafka.create_topic(TOPIC)
         url = f"{postgres.url}?application_name=posts"
         async with Observer(postgres.url, kafka.bootstrap) as seen:
-            await seen._pool.execute(TABLES)
+            await seen.execute(TABLES)
             async with coordinator_of(url, kafka.bootstrap, SETTINGS) as coordinator:
                 demo = Demo(postgres, kafka, coordinator, seen)
                 await demo.run()

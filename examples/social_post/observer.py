@@ -39,6 +39,10 @@ class Observer:
         await self._consumer.stop()
         await self._pool.close()
 
+    async def execute(self, statement: str) -> None:
+        """Run *statement* on the database."""
+        await self._pool.execute(statement)
+
     async def rows(self, author: str) -> int:
         """How many posts of *author* are committed."""
         return int(await self._pool.fetchval("SELECT count(*) FROM posts WHERE author = $1", author))

@@ -193,9 +193,11 @@ class World:
         """A is held for longer than anybody may take to decide, but keeps its lease; another process sweeps."""
         for owner in self.memory.owners.values():
             owner.lease_until_s = float("inf")
-        await self.successor()
-        for owner in self.memory.owners.values():
-            owner.lease_until_s = self.clock.now_s + LEASE_S
+        try:
+            await self.successor()
+        finally:
+            for owner in self.memory.owners.values():
+                owner.lease_until_s = self.clock.now_s + LEASE_S
 
     async def successor(self) -> None:
         """A new process that recovers, look after look, as long as a sweep needs."""
@@ -314,7 +316,14 @@ class Process:
             participants=participants, journal=self.journal, alerts=alerts, clock=clock, relays=NoRelays()
         )
         self.driver = Driver(performer=performer, finisher=self.finisher)
-        sweep = Sweep(participants=participants, journal=self.journal, alerts=alerts, clock=clock, rule=PresumeAbort())
+        sweep = Sweep(
+            participants=participants,
+            journal=self.journal,
+            driver=self.driver,
+            alerts=alerts,
+            clock=clock,
+            rule=PresumeAbort(),
+        )
         self.recovery = Recovery(
             participants=participants,
             journal=self.journal,

@@ -1,0 +1,131 @@
+"""Every boundary of every recipe, in every cell, with every action, on the real Postgres and the real Kafka.
+
+In this process faults are errors and delays; processes of their own are killed. A cell that never fired fails.
+"""
+
+import asyncio
+import itertools
+
+import pytest
+
+from coordinator.faults.injectors import ArmedFaults, Fault
+from coordinator.faults.points import Cell
+from tests.acceptance.stage import Children, staged
+
+PATHS: dict[str, tuple[str, ...]] = {
+    "commit-record": ("pg.begin", "kafka.produce", "pg.commit_record", "kafka.end.commit", "journal.finish"),
+    "two-phase": (
+        "pg.begin",
+        "pg.prepare",
+        "kafka.produce",
+        "journal.decide",
+        "kafka.end.commit",
+        "pg.commit_prepared",
+        "journal.finish",
+    ),
+    "last-resource": (
+        "pg.begin",
+        "pg.prepare",
+        "kafka.produce",
+        "journal.decide",
+        "kafka.end.commit",
+        "pg.commit_prepared",
+        "journal.finish",
+    ),
+    "outbox": ("pg.begin", "pg.commit_record", "outbox.select", "outbox.publish", "outbox.delete", "journal.finish"),
+}
+IN_PROCESS = [
+    (Cell.BEFORE, "error"),
+    (Cell.BEFORE, "delay"),
+    (Cell.REPLY_LOST, "error"),
+    (Cell.REPLY_LOST, "delay"),
+    (Cell.AFTER, "error"),
+    (Cell.AFTER, "delay"),
+    (Cell.LATE, "error"),
+]
+CELLS = [
+    pytest.param(recipe, point, cell, action, id=f"{recipe}-{point}:{cell}-{action}")
+    for recipe, points in PATHS.items()
+    for point, (cell, action) in itertools.product(points, IN_PROCESS)
+]
+CRASHES = [
+    (recipe, point, cell)
+    for recipe, points in PATHS.items()
+    for point, cell in itertools.product(points, (Cell.BEFORE, Cell.REPLY_LOST, Cell.AFTER, Cell.LATE))
+    if not point.startswith("outbox.")
+]
+
+
+@pytest.fixture(scope="module")
+async def stage(postgres, kafka, posts_topic):
+    """One stage for all cells: what one leaves over fails the next."""
+    database = await postgres.create_database("matrix")
+    async with staged(database, kafka) as built:
+        yield built
+
+
+@pytest.mark.parametrize(("recipe", "point", "cell", "action"), CELLS)
+async def test_a_fault_in_this_process_breaks_no_promise(stage, recipe, point, cell, action):
+    """The caller is told the truth, and both systems agree with each other and with it."""
+    author = f"{recipe} {point}:{cell} {action}"
+    fault = Fault(point=point, cell=cell, action=action, argument="60" if action == "delay" else "", times=1)
+    with ArmedFaults(faults=[fault]) as armed:
+        answer = await stage.post(author, policy="rollback" if recipe != "outbox" else "backup-polling", recipe=recipe)
+        rows, messages = await stage.whole(author, answer, copies_max=2 if point.startswith("outbox.") else 1)
+        for _ in range(200):
+            if fault.fired:
+                break
+            await asyncio.sleep(0.02)  # What is off the critical path has its turn a little later.
+        await armed.arrive()
+    assert fault.fired, "a cell that never fires proves nothing"
+    if point.startswith("outbox."):
+        assert messages in (1, 2), "a relay delivers at least once; twice when it could not record that it had"
+    else:
+        assert rows == messages
+    assert (answer, rows) in {("committed", 1), ("aborted", 0), ("in doubt", 0), ("in doubt", 1)}
+
+
+async def test_the_faults_above_left_nothing_over(stage):
+    """No prepared branch, no open Kafka transaction, no unfinished decision, no waiting row."""
+    assert await stage.quiet() == {}
+
+
+@pytest.fixture(scope="module")
+async def crashed(stage):
+    """Kill a process in every cell, a few at a time; the stage's own process recovers all of them."""
+    servers = [await Children.start(stage.database, stage.brokers) for _ in range(3)]
+    results = {}
+    queue = list(CRASHES)
+
+    async def work(children: Children) -> None:
+        while queue:
+            recipe, point, cell = queue.pop(0)
+            author = f"{recipe} {point}:{cell} crash"
+            _, signal = await children.run(
+                author=author,
+                recipe=recipe,
+                policy="backup-polling" if recipe == "outbox" else "rollback",
+                faults=f"{point}:{cell}=crash",
+                linger_s="2" if point == "journal.finish" else "0.5",
+            )
+            results[recipe, point, cell] = (author, signal)
+
+    await asyncio.gather(*(work(children) for children in servers))
+    for children in servers:
+        await children.stop()
+    return results
+
+
+@pytest.mark.parametrize(("recipe", "point", "cell"), CRASHES)
+async def test_a_process_killed_anywhere_leaves_a_whole_transaction(stage, crashed, recipe, point, cell):
+    """Whoever survives finishes it: both systems agree."""
+    author, signal = crashed[recipe, point, cell]
+    assert signal == 9, "the process was not killed: the cell never fired"
+    rows, messages = await stage.whole(author)
+    assert rows == messages
+    assert rows in (0, 1)
+
+
+async def test_the_killed_processes_left_nothing_over(stage, crashed):
+    """No prepared branch, no open Kafka transaction, no unfinished decision, no waiting row."""
+    assert await stage.quiet() == {}
