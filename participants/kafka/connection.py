@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from coordinator import limits
 from coordinator.errors import Disconnected, Misconfigured, Unavailable
-from participants.kafka.wire import Reader, Writer
+from participants.kafka.wire import MalformedResponse, Reader, Writer
 
 Answer = TypeVar("Answer")
 Address = tuple[str, int]
@@ -37,7 +37,8 @@ class Security:
 
     def options(self) -> Mapping[str, Any]:
         """As keyword arguments for aiokafka."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        given = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Request(Protocol):
@@ -144,12 +145,11 @@ class Connection:
     async def ask(self, request: Request, decode: Callable[[bytes], Answer]) -> Answer:
         """Send *request* and decode its answer. Raises `Disconnected` when no answer came: it may have been done."""
         try:
-            data = await self._connection.send(_Raw(request))
-        except (KafkaError, OSError, TimeoutError) as failure:
+            return decode(await self._connection.send(_Raw(request)))
+        except (KafkaError, MalformedResponse, OSError, TimeoutError) as failure:
             self.close()
             where = f"{self.address[0]}:{self.address[1]}"
             raise Disconnected(f"{type(request).__name__} to {where} has no answer: {failure!r}") from failure
-        return decode(data)
 
     def close(self) -> None:
         """Close it, and fail what is in flight. Idempotent."""

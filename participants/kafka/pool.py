@@ -22,11 +22,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class PooledId:
-    """A transactional id, the producer for its next transaction, and since when it rests (event loop seconds)."""
+    """A transactional id, the producer for its next transaction, and since when it rests (event loop seconds).
+
+    *term* counts the losses of our own before it was made: one that was made before the last is our successor's.
+    """
 
     transactional_id: str
     producer: Producer
     rests_since_s: float
+    term: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class IdPool:
     size: int = 0
     _resting: deque[PooledId] = field(default_factory=deque)
     _growing: asyncio.Task[None] | None = None
+    _term: int = 0
 
     async def take(self) -> PooledId:
         """The id that has rested longest. Grows the pool when that is not long enough, and waits when there is none.
@@ -51,20 +56,26 @@ class IdPool:
             if now_s - self._resting[0].rests_since_s < self.rest_s and self.size < limits.KAFKA_POOL_MAX:
                 self._grow()
             return self._resting.popleft()
-        if self.size >= limits.KAFKA_POOL_MAX:
-            raise Overloaded(f"all {self.size} transactional ids are in use; slow down")
         while not self._resting:
+            if self.size >= limits.KAFKA_POOL_MAX:
+                raise Overloaded(f"all {self.size} transactional ids are in use; slow down")
             await asyncio.shield(self._grow())
         return self._resting.popleft()
 
     def give_back(self, pooled: PooledId, producer: Producer) -> None:
         """Its transaction has ended, and *producer* is for the next one."""
+        if pooled.term != self._term:
+            self.drop(pooled)
+            return
         pooled.producer = producer
         pooled.rests_since_s = asyncio.get_running_loop().time()
         self._resting.append(pooled)
 
     def put_back_unused(self, pooled: PooledId) -> None:
         """Nothing was sent on it: it has not stopped resting."""
+        if pooled.term != self._term:
+            self.drop(pooled)
+            return
         self._resting.appendleft(pooled)
 
     def drop(self, pooled: PooledId) -> None:
@@ -73,7 +84,8 @@ class IdPool:
         logger.info("transactional id %s is not used any more", pooled.transactional_id)
 
     def drop_all(self) -> None:
-        """This process lost its term: the ids that rest belong to whoever took over."""
+        """This process lost its term: all ids, also those in use or being made, belong to whoever took over."""
+        self._term += 1
         self.size -= len(self._resting)
         self._resting.clear()
 
@@ -93,16 +105,19 @@ class IdPool:
         return self._growing
 
     async def _add(self, count: int) -> None:
+        term = self._term
         names = await self.claim(count)
-        results = await asyncio.gather(*map(self._initialised, names), return_exceptions=True)
+        results = await asyncio.gather(*(self._initialised(name, term) for name in names), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if len(failures) == len(names):
             raise failures[0] if isinstance(failures[0], Unavailable) else Unavailable(str(failures[0]))
 
-    async def _initialised(self, name: str) -> None:
+    async def _initialised(self, name: str, term: int) -> None:
         producer = await self.initialise(name)
-        self.size += 1
-        self._resting.append(PooledId(name, producer, asyncio.get_running_loop().time() - self.rest_s))
+        if term == self._term:
+            self.size += 1
+            rested_s = asyncio.get_running_loop().time() - self.rest_s
+            self._resting.append(PooledId(name, producer, rested_s, term))
 
 
 def _seen(task: asyncio.Task[None]) -> None:
