@@ -19,7 +19,7 @@ import struct
 from dataclasses import dataclass
 
 from coordinator import limits
-from coordinator.errors import Disconnected, InDoubt, Misconfigured, Unavailable
+from coordinator.errors import Disconnected, InDoubt, Misconfigured, Refused, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.protocol.model import Ending
 from participants.kafka.branch import KafkaBranch
@@ -97,23 +97,30 @@ async def _ask(cluster: Cluster, branch: KafkaBranch, request: EndTxn) -> tuple[
 async def read_back(cluster: Cluster, branch: KafkaBranch, *, within_s: float) -> Ending:
     """Read the transaction's outcome from its first record's partition.
 
-    HAZARD where the log does not reach back to it any more. Raises `InDoubt` while the transaction is still open, or
-    its partition does not answer.
+    HAZARD where the log does not reach back to it any more, or its topic is gone. Raises `InDoubt` while the
+    transaction is still open or its partition does not answer, `Misconfigured` where we may not read.
     """
     until = asyncio.get_running_loop().time() + within_s
     failure: Exception | None = None
     while asyncio.get_running_loop().time() <= until:
         try:
             fetched = await _fetch(cluster, branch)
-        except (Disconnected, Unavailable, OSError, TimeoutError) as unanswered:
+        except Misconfigured:
+            raise
+        except (Disconnected, Refused, Unavailable, OSError, TimeoutError) as unanswered:
             failure = unanswered
         else:
+            failure = None
+            if fetched.code == Code.TOPIC_AUTHORIZATION_FAILED:
+                raise Misconfigured(f"not authorised to read {branch.topic!r}, where the outcome stands: grant READ")
             if fetched.code == Code.OFFSET_OUT_OF_RANGE:
                 return Ending.HAZARD
             if fetched.code == Code.NONE and fetched.last_stable_offset > branch.offset:
                 return _outcome(fetched, branch)
         cluster.forget(topic=branch.topic)
         await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
+    if isinstance(failure, Refused):
+        return Ending.HAZARD  # A broker that has just started may not know the topic yet, but not for this long.
     raise InDoubt(f"the outcome of {branch.transactional_id} is not stable yet") from failure
 
 

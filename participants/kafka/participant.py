@@ -189,7 +189,13 @@ class Kafka:
     async def _end(self, prepared: Prepared, *, commit: bool) -> Ending:
         branch = KafkaBranch.of(prepared.evidence)
         assert branch is not None, f"{prepared.gid} has no evidence of a vote of {prepared.branch}"
-        ended = await end(self.cluster, branch, commit=commit, within_s=limits.PARTICIPANT_CALL_S)
+        try:
+            ended = await end(self.cluster, branch, commit=commit, within_s=limits.PARTICIPANT_CALL_S)
+        except Refused as refused:
+            # What was taken away (an authorisation) may be given back, and the branch still has to be ended then.
+            raise InDoubt(
+                f"{self.name} does not let the branch be ended: {refused}", participant=self.name
+            ) from refused
         live = self._live.pop((branch.transactional_id, branch.producer), None)
         if live is not None:
             if ended.following is None:
