@@ -9,7 +9,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import assert_never, cast
 
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
@@ -83,8 +83,10 @@ class Performer:
                 await self._drop_session(run, branch)
                 await self.clock.sleep(pause_s)
             try:
-                async with asyncio.timeout(self._within_s(run, branch)):
-                    session = await self.open_session(run, branch)
+                session = run.sessions.get(branch)
+                if session is None:
+                    async with asyncio.timeout(self._within_s(run, branch)):
+                        session = await self.open_session(run, branch)
                 vote, evidence = await session.vote(self._within_s(run, branch))
             except (Refused, Unavailable, *UNKNOWN) as failure:
                 failures.append(failure)
@@ -117,10 +119,9 @@ class Performer:
         if session is None:
             session = await self._participant(branch).begin(run.transaction.gid, recipe=run.transaction.recipe)
             run.sessions[branch] = session
-            if isinstance(session, PublishingSession):
-                for message in run.messages:
-                    if message.participant == branch:
-                        session.publish(message)
+            for message in run.messages:
+                if message.participant == branch:
+                    cast("PublishingSession", session).publish(message)
         return session
 
     def _within_s(self, run: Run, branch: BranchName) -> float:
@@ -160,8 +161,7 @@ class Performer:
         return await self._write(run, Standing.COMMIT if action.outcome is Outcome.COMMIT else Standing.ABORT)
 
     async def _decide_through(self, run: Run, carrier: BranchName) -> Event:
-        session = run.sessions[carrier]
-        assert isinstance(session, DecidingSession), f"{carrier} cannot carry the decision"
+        session = cast("DecidingSession", run.sessions[carrier])  # Its role says so; see `recipes.database_role`.
         run.outbox = carrier if run.messages else None
         promised = {name for name, vote in run.transaction.votes.items() if vote is Vote.YES}
         ready = frozenset(message.participant for message in run.messages) - promised

@@ -5,7 +5,7 @@ What a client steers and nothing else: the rules are the protocol's, the loop is
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from coordinator import limits
 from coordinator.engine.driver import Driver, outcome_of
@@ -50,8 +50,7 @@ class EngineWork:
                 self._refuse_second_decider(name)
             session = await self.participants[name].participant.begin(self.gid, recipe=self.run.transaction.recipe)
             self.run.sessions[name] = session
-        assert isinstance(session, ConnectedSession), f"{name} neither publishes nor has a connection"
-        return session.connection
+        return cast("ConnectedSession", session).connection  # What does not publish has a connection.
 
     async def publish(self, message: Message) -> None:
         """Take a message. A broker that cannot be reached is the policy's business, later; a bad message is not."""
@@ -62,11 +61,10 @@ class EngineWork:
         if self.run.transaction.recipe is Recipe.OUTBOX:
             self.run.messages.append(message)
             return
-        first = not any(earlier.participant == name for earlier in self.run.messages)
-        session = self.run.sessions.get(name)
-        if session is None and first:
+        session = cast("PublishingSession | None", self.run.sessions.get(name))
+        if session is None and not any(earlier.participant == name for earlier in self.run.messages):
             session = await self._open_publisher(name)
-        if isinstance(session, PublishingSession):
+        if session is not None:
             session.publish(message)
         self.run.messages.append(message)
 
@@ -123,8 +121,7 @@ class EngineWork:
             self.run.failures[name] = [failure]
             self.run.publish_until_s.pop(name, None)
             return None
-        assert isinstance(session, PublishingSession), f"{name} says that it publishes, and does not"
-        return session
+        return cast("PublishingSession", session)
 
     async def _back_messages(self) -> None:
         """Put the messages beside the business rows before anything is prepared, where the policy may need them there.

@@ -40,17 +40,22 @@ class Postgres:
 
     *url*: its connection URL; it must lead to the database itself, not to a pooler in transaction mode. *pool*: how
     many transactions may be open at once. *connect_options*: passed on to asyncpg (`ssl`, `server_settings`, ...).
+    *reset*: undo what a block did to its session (SET, session advisory locks, cursors) before the connection is used
+    again. It costs a round trip per transaction, so the default is to expect of a block what PgBouncer expects of it:
+    SET LOCAL, and transaction-level locks.
     """
 
     sql: Mapping[str, str] = queries(Path(__file__).with_name("queries.sql"))
 
-    def __init__(self, url: str, *, pool: int = 40, connect_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, url: str, *, pool: int = 40, reset: bool = False, connect_options: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = BranchName("postgres")
         self.url = url
         self.prefix = "unan"
         self.server = Server()
         self._pool_size = pool
-        self._options = dict(connect_options or {})
+        self._options = {**({} if reset else {"reset": _keep}), **(connect_options or {})}
         self._pool: asyncpg.Pool[Any] | None = None
         self._room = asyncio.Semaphore(pool)
         self._slots = asyncio.Semaphore(0)
@@ -262,17 +267,26 @@ class Postgres:
         return connection
 
     async def _take_room(self, gid: Gid, *, prepares: bool) -> None:
-        try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await self._room.acquire()
-        except TimeoutError as error:
-            raise Overloaded(f"{self.name} has {self._pool_size} open transactions", participant=self.name) from error
+        if not await _acquired(self._room):
+            raise Overloaded(f"{self.name} has {self._pool_size} open transactions", participant=self.name)
         if not prepares:
             return
-        try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await self._slots.acquire()
-        except TimeoutError as error:
+        if not await _acquired(self._slots):
             self._room.release()
-            raise Overloaded(f"{self.name} has no slot for another prepared transaction") from error
+            raise Overloaded(f"{self.name} has no slot for another prepared transaction", participant=self.name)
         self._slots_of[gid] = False
+
+
+async def _acquired(semaphore: asyncio.Semaphore) -> bool:
+    """Whether there was room within the time that one call may take."""
+    if not semaphore.locked():
+        return await semaphore.acquire()
+    try:
+        async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+            return await semaphore.acquire()
+    except TimeoutError:
+        return False
+
+
+async def _keep(connection: object) -> None:
+    """Keep the session as the block left it."""
