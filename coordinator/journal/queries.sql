@@ -73,10 +73,10 @@ WITH found AS (
     FROM unanimity.decisions AS d LEFT JOIN unanimity.owners AS o USING (owner)
     WHERE d.done_at IS NULL AND d.owner <> $1
       AND (o.owner IS NULL OR o.taken_by = $1 OR o.term > d.term)
-      AND (d.standing <> 'parked' OR d.hold_until < now())
+      AND d.standing <> 'parked'
     UNION ALL
     SELECT d.gid, d.owner FROM unanimity.decisions AS d
-    WHERE d.done_at IS NULL AND d.standing = 'parked' AND d.hold_until < now() AND d.owner = $1
+    WHERE d.done_at IS NULL AND d.standing = 'parked' AND d.hold_until < now()
 ), locked AS (
     SELECT d.gid FROM unanimity.decisions AS d
     WHERE d.gid IN (SELECT gid FROM found) AND d.done_at IS NULL
