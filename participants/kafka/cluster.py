@@ -25,6 +25,8 @@ from participants.kafka.codes import Code, code_name
 from participants.kafka.connection import Address, Connection, Request, Security
 
 Answer = TypeVar("Answer")
+# Partitions that were added are seen within this time, and a key then means the same partition in every process.
+_TOPIC_BELIEVED_S = 60.0
 
 
 class Cluster:
@@ -38,7 +40,7 @@ class Cluster:
         self._connections: dict[tuple[Address, int], Connection] = {}
         self._opening: dict[tuple[Address, int], asyncio.Lock] = {}
         self._coordinators: dict[str, Address] = {}
-        self._leaders: dict[str, Mapping[int, Address]] = {}
+        self._leaders: dict[str, tuple[float, Mapping[int, Address]]] = {}
         self._brokers: list[Address] = []
 
     async def check(self) -> int:
@@ -53,8 +55,10 @@ class Cluster:
 
     async def partitions(self, topic: str) -> Mapping[int, Address]:
         """The leader of every partition of *topic*. Raises `Refused` where there is no such topic."""
-        known = self._leaders.get(topic)
-        return known if known is not None else await self._look_up(topic)
+        looked_up_s, leaders = self._leaders.get(topic, (-_TOPIC_BELIEVED_S, {}))
+        if asyncio.get_running_loop().time() - looked_up_s < _TOPIC_BELIEVED_S:
+            return leaders
+        return await self._look_up(topic)
 
     async def coordinator(self, transactional_id: str) -> Address:
         """The broker that coordinates *transactional_id*. Raises `Unavailable` while there is none."""
@@ -112,7 +116,7 @@ class Cluster:
         }
         if found.code != Code.NONE or len(leaders) < len(found.leaders):
             raise Unavailable(f"topic {topic!r} has partitions without a leader: {code_name(found.code)}")
-        self._leaders[topic] = leaders
+        self._leaders[topic] = asyncio.get_running_loop().time(), leaders
         return leaders
 
     async def _connection(self, address: Address, lane: int) -> Connection:

@@ -58,26 +58,35 @@ async def end(cluster: Cluster, branch: KafkaBranch, *, commit: bool, within_s: 
 
     Raises `InDoubt` when nobody could tell within *within_s* seconds; `Misconfigured` when we may not ask.
     """
-    until = asyncio.get_running_loop().time() + within_s
     request = EndTxn(branch.transactional_id, branch.producer, commit)
+    code, following = await definite_answer(cluster, request, within_s=within_s)
+    if code == Code.NONE:
+        return Ended(Ending.COMMITTED if commit else Ending.ABORTED, following)
+    if code == Code.INVALID_TXN_STATE and commit:
+        return Ended(Ending.ABORTED)
+    return Ended(await read_back(cluster, branch, within_s=within_s))
+
+
+async def definite_answer(cluster: Cluster, request: EndTxn, *, within_s: float) -> tuple[int, Producer]:
+    """Ask until the answer is NONE (with the id's next producer), INVALID_TXN_STATE, or one that says nothing.
+
+    Raises `InDoubt` after *within_s* seconds without any of them; `Misconfigured` when we may not ask.
+    """
+    until = asyncio.get_running_loop().time() + within_s
     while True:
-        code, following = await _ask(cluster, branch, request)
-        if code == Code.NONE:
-            return Ended(Ending.COMMITTED if commit else Ending.ABORTED, following)
-        if code == Code.INVALID_TXN_STATE and commit:
-            return Ended(Ending.ABORTED)
-        if code == Code.INVALID_TXN_STATE or code in _SAYS_NOTHING:
-            return Ended(await read_back(cluster, branch, within_s=within_s))
+        code, following = await _ask(cluster, request)
+        if code in (Code.NONE, Code.INVALID_TXN_STATE) or code in _SAYS_NOTHING:
+            return code, following
         if code not in _ASK_AGAIN:
-            raise Misconfigured(f"Kafka refuses to end {branch.transactional_id}: {code_name(code)}")
+            raise Misconfigured(f"Kafka refuses to end {request.transactional_id}: {code_name(code)}")
         if asyncio.get_running_loop().time() > until:
-            raise InDoubt(f"no definite answer about {branch.transactional_id} in {within_s} s: {code_name(code)}")
+            raise InDoubt(f"no definite answer about {request.transactional_id} in {within_s} s: {code_name(code)}")
         await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S / 4)
 
 
-async def _ask(cluster: Cluster, branch: KafkaBranch, request: EndTxn) -> tuple[int, Producer]:
+async def _ask(cluster: Cluster, request: EndTxn) -> tuple[int, Producer]:
     """One question to the coordinator; no answer is an answer that says "ask again"."""
-    name = branch.transactional_id
+    name = request.transactional_id
     try:
         address = await cluster.coordinator(name)
         code, following = await boundary(
@@ -88,7 +97,7 @@ async def _ask(cluster: Cluster, branch: KafkaBranch, request: EndTxn) -> tuple[
     except (Disconnected, Unavailable, OSError, TimeoutError):
         cluster.forget(transactional_id=name)
         await asyncio.sleep(limits.KAFKA_RETRY_PAUSE_S)
-        return Code.UNKNOWN_SERVER_ERROR, branch.producer
+        return Code.UNKNOWN_SERVER_ERROR, request.producer
     if code in _ASK_AGAIN and code != Code.CONCURRENT_TRANSACTIONS:
         cluster.forget(transactional_id=name)
     return code, following

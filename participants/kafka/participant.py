@@ -15,6 +15,7 @@ from participants.kafka.branch import KafkaBranch
 from participants.kafka.cluster import Cluster
 from participants.kafka.codec import (
     DescribeTransactions,
+    EndTxn,
     InitProducerId,
     Producer,
     TransactionState,
@@ -23,7 +24,7 @@ from participants.kafka.codec import (
 )
 from participants.kafka.codes import Code, code_name
 from participants.kafka.connection import Security
-from participants.kafka.outcome import end
+from participants.kafka.outcome import definite_answer, end
 from participants.kafka.pool import IdPool, PooledId
 from participants.kafka.publisher import KafkaPublisher
 from participants.kafka.transaction import KafkaTransaction
@@ -167,24 +168,17 @@ class Kafka:
 
     async def _clean(self, pool: IdPool, transaction: KafkaTransaction, pooled: PooledId) -> None:
         await transaction.stop()
-        (topic, partition), offset = transaction.first or (("", 0), 0)
-        branch = KafkaBranch(
-            transactional_id=pooled.transactional_id,
-            producer=pooled.producer,
-            topic=topic,
-            partition=partition,
-            offset=offset,
-        )
+        request = EndTxn(pooled.transactional_id, pooled.producer, commit=False)
         try:
-            ended = await end(self.cluster, branch, commit=False, within_s=limits.KAFKA_TRANSACTION_TIMEOUT_S)
-        except (InDoubt, Misconfigured, Unavailable, Refused) as failure:
+            code, following = await definite_answer(self.cluster, request, within_s=limits.KAFKA_TRANSACTION_TIMEOUT_S)
+        except (InDoubt, Refused, Unavailable) as failure:
             logger.warning("id %s is left to be settled by a successor: %s", pooled.transactional_id, failure)
             pool.drop(pooled)
             return
-        if ended.following is None:
-            pool.drop(pooled)  # Without the next epoch a late request could still join the next transaction.
+        if code == Code.NONE:
+            pool.give_back(pooled, following)
         else:
-            pool.give_back(pooled, ended.following)
+            pool.drop(pooled)  # Without the next epoch a late request could still join the next transaction.
 
     async def _end(self, prepared: Prepared, *, commit: bool) -> Ending:
         branch = KafkaBranch.of(prepared.evidence)

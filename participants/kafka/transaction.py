@@ -55,6 +55,9 @@ _NOT_ALLOWED = frozenset(
 )
 MESSAGE_ID_HEADER = "message-id"
 _TIMEOUT_MS = int(limits.PARTICIPANT_CALL_S * 1000)
+# A broker's max.message.bytes (1 MiB by default) bounds a batch, so a transaction is sent in batches well below it.
+_BATCH_BYTES_MAX = 256 * 1024
+_RECORD_OVERHEAD_BYTES = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,9 +115,8 @@ class KafkaTransaction:
 
     async def _send(self) -> None:
         while self._unsent:
-            messages, self._unsent = self._unsent, []
             by_partition: dict[Partition, list[Message]] = defaultdict(list)
-            for message in messages:
+            for message in self._next():
                 by_partition[(message.topic, await self._partition(message))].append(message)
             self.touched = True
             pending = {where: self._batch(where, batch) for where, batch in by_partition.items()}
@@ -124,6 +126,17 @@ class KafkaTransaction:
                     self.cluster.forget(topic=topic)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, limits.KAFKA_RETRY_PAUSE_MAX_S)
+
+    def _next(self) -> list[Message]:
+        """What goes out together: as many of the oldest messages as one batch may hold, and at least one."""
+        count = size = 0
+        for message in self._unsent:
+            size += _size(message)
+            if count and size > _BATCH_BYTES_MAX:
+                break
+            count += 1
+        taken, self._unsent = self._unsent[:count], self._unsent[count:]
+        return taken
 
     async def _partition(self, message: Message) -> int:
         if message.partition is not None:
@@ -166,6 +179,9 @@ class KafkaTransaction:
         topic, partition = where
         leaders = await self.cluster.partitions(topic)
         if partition not in leaders:
+            self.cluster.forget(topic=topic)  # It may have been added since.
+            leaders = await self.cluster.partitions(topic)
+        if partition not in leaders:
             raise Refused(f"topic {topic!r} has partitions 0 to {len(leaders) - 1}, and no {partition}")
         return leaders[partition]
 
@@ -181,7 +197,8 @@ class KafkaTransaction:
             # It may have been appended or not: the same batch with the same number is appended at most once. Whoever
             # waits for the acknowledgement decides for how long.
             return batches
-        return {(a.topic, a.partition): batches[(a.topic, a.partition)] for a in answers if self._must_go_again(a)}
+        acknowledged = {(a.topic, a.partition) for a in answers if not self._must_go_again(a)}
+        return {where: batch for where, batch in batches.items() if where not in acknowledged}
 
     def _must_go_again(self, answer: Produced) -> bool:
         if answer.code == Code.NONE:
@@ -196,3 +213,9 @@ class KafkaTransaction:
         if answer.code in _NOT_ALLOWED:
             raise Misconfigured(f"not authorised to write {what}: grant WRITE on the topic and the transactional id")
         raise Unavailable(f"the transaction on {self.transactional_id} cannot go on: {what}")
+
+
+def _size(message: Message) -> int:
+    """About how many bytes the message's record takes."""
+    headers = sum(len(name) + len(value) for name, value in message.headers)
+    return len(message.key or b"") + len(message.value or b"") + headers + _RECORD_OVERHEAD_BYTES

@@ -113,6 +113,7 @@ class MemoryPublisher:
         self.number = next(broker.topics.numbers)
         self.transactional_id: str | None = None
         self._messages: list[Message] = []
+        self._voted = False
 
     def publish(self, message: Message) -> None:
         """Take a message."""
@@ -133,9 +134,12 @@ class MemoryPublisher:
                 self._broker.topics.open[self.number] = list(self._messages)
 
         await boundary("kafka.produce", produce)
+        self._voted = True
         return Vote.YES, {"number": self.number, "transactional_id": self.transactional_id}
 
     async def discard(self) -> None:
-        """Nobody can commit it any more."""
+        """Nobody can commit it any more, unless it has promised: by now that may have been decided."""
+        if self._voted:
+            return
         self._broker.topics.open.pop(self.number, None)
         self._broker.topics.ended.setdefault(self.number, Ending.ABORTED)

@@ -1,6 +1,7 @@
 """A database in memory: rows by table, transactions that are isolated until they commit, and branches that prepare.
 
 *store* is what survives a "process": several `MemoryDatabase` objects may share one, as processes share a server.
+Failures are scripted by attributes, as the broker's: `down`, `refuses`, `forgets_replies`.
 """
 
 import itertools
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.errors import Refused
+from coordinator.errors import Disconnected, Refused, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.ports import Ability, Doubtful, Journal, Message, Record, Session
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
@@ -76,6 +77,9 @@ class MemoryDatabase:
         self.now_s = time.monotonic
         """The clock by which a prepared branch ages."""
         self.store = store or MemoryStore()
+        self.down = False
+        self.refuses = False
+        self.forgets_replies = 0
         self._holds_journal = holds_journal
 
     async def open(self) -> frozenset[Ability]:
@@ -91,6 +95,7 @@ class MemoryDatabase:
 
     async def begin(self, gid: Gid, *, recipe: Recipe) -> "MemorySession":
         """Open a transaction."""
+        self.answer()
         return MemorySession(self, gid)
 
     async def commit(self, prepared: Prepared) -> Ending:
@@ -103,6 +108,7 @@ class MemoryDatabase:
 
     async def in_doubt(self) -> Sequence[Doubtful]:
         """Branches that are prepared now."""
+        self.answer()
         now_s = self.now_s()
         return [
             Doubtful(prepared=Prepared(gid=gid, branch=branch), age_s=now_s - since_s)
@@ -136,16 +142,28 @@ class MemoryDatabase:
         journal_is_here = self._holds_journal and self.world is not None
         return self.world.outbox if journal_is_here else self.store.outbox
 
+    def answer(self) -> None:
+        """Raises `Unavailable` while the script says so."""
+        if self.down:
+            raise Unavailable(f"{self.name} is down", participant=self.name)
+
+    def forget_reply(self) -> None:
+        """Raises `Disconnected` as often as the script says, after what was asked has been done."""
+        if self.forgets_replies:
+            self.forgets_replies -= 1
+            raise Disconnected("the reply was lost", participant=self.name)
+
     async def _end(self, prepared: Prepared, wanted: Ending) -> Ending:
+        self.answer()
         key = (prepared.gid, prepared.branch)
         held = self.store.prepared.pop(key, None)
-        if held is None:
-            return self.store.ended.get(key, Ending.ABORTED)
-        connection, _ = held
-        if wanted is Ending.COMMITTED:
-            connection.commit()
-        self.store.ended[key] = wanted
-        return wanted
+        if held is not None:
+            connection, _ = held
+            if wanted is Ending.COMMITTED:
+                connection.commit()
+            self.store.ended[key] = wanted
+        self.forget_reply()
+        return self.store.ended.get(key, Ending.ABORTED)
 
 
 class MemorySession:
@@ -155,6 +173,7 @@ class MemorySession:
         self._database, self._gid = database, gid
         self._connection: MemoryConnection | None = MemoryConnection(database.store)
         self._number = next(_numbers)
+        self._voted = False
 
     @property
     def connection(self) -> MemoryConnection:
@@ -171,7 +190,10 @@ class MemorySession:
         await journal.decide_within(connection, record, messages, ready=ready)
 
         async def commit() -> None:
+            self._refuse_as_scripted()
             connection.commit()
+            self._database.store.ended[self._gid, self._database.name] = Ending.COMMITTED
+            self._database.forget_reply()
 
         await boundary("pg.commit_record", commit, gid=self._gid)
 
@@ -184,15 +206,26 @@ class MemorySession:
         key = (self._gid, self._database.name)
 
         async def prepare() -> None:
-            if key not in self._database.store.ended:  # A late prepare after an abort leaves nothing behind.
-                self._database.store.prepared[key] = (connection, self._database.now_s())
+            self._refuse_as_scripted()
+            if key in self._database.store.ended:  # A late prepare after an abort leaves nothing behind.
+                raise Refused(f"{self._gid} has ended already", participant=self._database.name)
+            self._database.store.prepared[key] = (connection, self._database.now_s())
+            self._database.forget_reply()
 
         await boundary("pg.prepare", prepare, gid=self._gid)
+        self._voted = True
         return Vote.YES, {"session": self._number}
 
     async def discard(self) -> None:
-        """Roll back, whether prepared or not."""
+        """Roll back. What has promised stays prepared: by now it may have been decided to commit."""
         self._connection = None
+        if self._voted:
+            return
         key = (self._gid, self._database.name)
         self._database.store.prepared.pop(key, None)
         self._database.store.ended.setdefault(key, Ending.ABORTED)
+
+    def _refuse_as_scripted(self) -> None:
+        self._database.answer()
+        if self._database.refuses:
+            raise Refused(f"{self._database.name} refuses", participant=self._database.name)

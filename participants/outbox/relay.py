@@ -65,6 +65,7 @@ class Relay:
         poll_every_s: float = 1.0,
         lease_s: float = limits.LEASE_S,
         batch: int = limits.OUTBOX_BATCH_MAX,
+        connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.figures = Figures()
         self.shards = Shards(
@@ -72,6 +73,7 @@ class Relay:
         )
         self.poll_every_s = poll_every_s
         self._url, self._publishers, self._batch = url, publishers, batch
+        self._options = dict(connect_options or {})
         self._pool: asyncpg.Pool[Any] | None = None
         self._wake = asyncio.Event()
         self._flights: set[asyncio.Task[None]] = set()
@@ -81,7 +83,7 @@ class Relay:
 
     async def start(self) -> None:
         """Create what is missing, claim shards, and begin. Returns when it is at work."""
-        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3)
+        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3, **self._options)
         async with self._connection() as connection:
             await apply(connection, "outbox", "relay")
             await connection.execute(SQL["shards"], limits.OUTBOX_SHARDS)

@@ -29,30 +29,30 @@ LOST = (
 
 _CONFLICTS = ("40001", "40P01")
 _FORBIDDEN = "0A000"
-_SLOTS = "53200"
+_EXHAUSTED = "53200"
 _SETTINGS = ("55000", "25001", "42501")
+# Connections, resources, operators, and sessions that the server ended because they were idle or open for too long.
+_MAY_BE_ASKED_AGAIN = ("08", "53", "57", "25P03", "25P04")
 
 
 def refusal(error: asyncpg.PostgresError, branch: BranchName) -> CoordinatorError:
     """The error that a caller gets for a statement which the server definitely did not carry out."""
-    state, text = error.sqlstate or "", str(error)
+    state, text = error.sqlstate or "", f"{branch}: {error}"
     if state in _CONFLICTS:
-        return Conflict(f"{branch}: {text}; run the transaction again", participant=branch)
+        return Conflict(f"{text}; run the transaction again", participant=branch)
     if state == _FORBIDDEN:
         return ForbiddenStatement(
-            f"{branch}: {text}. A transaction that is prepared cannot do this: do it after the block, on a connection "
-            "of its own, or use the commit record (one database, which also holds the journal)",
+            f"{text}. A transaction that is prepared cannot do this: do it after the block, on a connection of its "
+            "own, or use the commit record (one database, which also holds the journal)",
             participant=branch,
         )
-    if state == _SLOTS:
-        return Overloaded(
-            f"{branch}: no slot for a prepared transaction is free; raise max_prepared_transactions", participant=branch
-        )
+    if state == _EXHAUSTED:
+        return Overloaded(f"{text}. {getattr(error, 'hint', None) or 'The server has no memory left.'}")
     if state in _SETTINGS:
-        return Misconfigured(f"{branch}: {text} ({state})", participant=branch)
-    if state.startswith(("08", "57", "53")):
-        return Unavailable(f"{branch}: {text}", participant=branch)
-    return VotedNo(f"{branch}: {text} ({state})", participant=branch)
+        return Misconfigured(f"{text} ({state}). {getattr(error, 'hint', None) or ''}".rstrip(), participant=branch)
+    if state.startswith(_MAY_BE_ASKED_AGAIN):
+        return Unavailable(text, participant=branch)
+    return VotedNo(f"{text} ({state})", participant=branch)
 
 
 def unknown(error: BaseException, branch: BranchName) -> Disconnected:

@@ -26,6 +26,14 @@ def parse(text: str) -> tuple[Gid, BranchName] | None:
     return (Gid(match[1]), BranchName(match[2])) if match else None
 
 
+def begin_transaction(gid: str) -> str:
+    """`BEGIN`, with the gid as a setting that lasts as long as the transaction: it tells whether it is still the same.
+
+    (The block's own statements and triggers may read it: `current_setting('unanimity.gid', true)`.)
+    """
+    return f"BEGIN; SET LOCAL unanimity.gid = '{valid_gid(gid)}'"
+
+
 def _rendered(command: str, identifier: PreparedId) -> str:
     if _PREPARED.match(identifier) is None:
         raise InvalidDefinition(f"{identifier!r} is no id of a prepared transaction of ours")

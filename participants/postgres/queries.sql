@@ -1,40 +1,49 @@
 -- server --
--- Which database this is, and what the promise needs of it.
+-- Which database this is, and what the promise needs of it. A pooler gives out pids that are not its backends'.
 SELECT
-    coalesce((SELECT system_identifier::text FROM pg_control_system()), '') AS system,
-    coalesce((SELECT timeline_id FROM pg_control_checkpoint()), 0) AS timeline,
     (SELECT oid FROM pg_database WHERE datname = current_database()) AS database,
+    current_setting('server_version_num')::int AS version,
     current_setting('max_prepared_transactions')::int AS slots,
-    pg_is_in_recovery() AS standby;
+    current_setting('synchronous_commit') AS synchronous_commit,
+    pg_is_in_recovery() AS standby,
+    pg_backend_pid() AS backend;
+
+-- history --
+-- Which history of which server transaction ids belong to.
+SELECT
+    (SELECT system_identifier::text FROM pg_control_system()) AS system,
+    (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline;
 
 -- mark --
--- The branch's marker, and the transaction's id and its server's timeline, before it is prepared.
+-- Leave the branch's marker, if it has written anything yet (a trigger's writes count): then it has a transaction id.
+-- `same_block`: whether this is still the transaction that was begun for this gid.
 WITH marked AS (
-    INSERT INTO unanimity.branches (gid, branch) VALUES ($1, $2)
+    INSERT INTO unanimity.branches (gid, branch)
+    SELECT $1, $2 WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+    RETURNING 1
 )
-SELECT pg_current_xact_id()::text;
-
--- wrote --
--- Whether the transaction has written anything yet (a trigger's writes count).
-SELECT pg_current_xact_id_if_assigned() IS NOT NULL;
+SELECT
+    EXISTS (SELECT FROM marked) AS wrote,
+    pg_current_xact_id_if_assigned()::text AS xid,
+    coalesce(current_setting('unanimity.gid', true), '') = $1 AS same_block;
 
 -- outcome --
--- How a branch ended that is not prepared any more: by its marker, or by the status of its transaction's id.
+-- What is left of a branch that could not be finished: its marker, or after all itself.
 SELECT
     EXISTS (SELECT FROM unanimity.branches WHERE gid = $1 AND branch = $2) AS marked,
-    EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $3 AND database = current_database()) AS prepared,
-    CASE WHEN $4::text IS NOT NULL AND $5 = (SELECT system_identifier::text FROM pg_control_system())
-              AND $6 = (SELECT timeline_id FROM pg_control_checkpoint())
-         THEN pg_xact_status($4::xid8) END AS status;
+    EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $3 AND database = current_database()) AS prepared;
+
+-- status --
+-- The status of a transaction's id; null in another history, and for an id that is too old or was never given here.
+SELECT pg_xact_status($1::text::xid8)
+WHERE $2 = (SELECT system_identifier::text FROM pg_control_system())
+  AND $3 = (SELECT timeline_id FROM pg_control_checkpoint())
+  AND $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot());
 
 -- scan --
 -- Prepared transactions in this database, with their ages by this server's clock.
 SELECT gid, extract(epoch FROM now() - prepared)::float8 AS age_s FROM pg_prepared_xacts
 WHERE database = current_database() AND gid LIKE $1 || ':%';
-
--- terminate --
--- End a backend whose request may still be under way, and wait until it is gone.
-SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity WHERE pid = $1;
 
 -- write_outbox --
 -- Waiting rows beside the business rows of a branch that will be prepared.
@@ -53,3 +62,10 @@ UPDATE unanimity.outbox SET waiting = false WHERE gid = $1 AND participant = $2 
 -- Rows whose messages Kafka has committed.
 DELETE FROM unanimity.outbox AS o USING unnest($1::text[], $2::text[]) AS d (gid, participant)
 WHERE o.gid = d.gid AND o.participant = d.participant AND o.waiting;
+
+-- purge --
+-- Markers that nobody asks for any more.
+DELETE FROM unanimity.branches
+WHERE (gid, branch) IN (
+    SELECT gid, branch FROM unanimity.branches WHERE created_at < now() - make_interval(secs => $1) LIMIT $2
+);

@@ -4,35 +4,33 @@
 whose last answer never came is not used again: what became of its statement is found out on another one.
 """
 
-import contextlib
+import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from coordinator import limits
-from coordinator.errors import Refused, Unavailable
+from coordinator.errors import CoordinatorError, Refused, Unavailable, VotedNo
 from coordinator.faults.points import boundary
 from coordinator.ports import Journal, Message, Record
-from coordinator.protocol.model import BranchName, Evidence, Gid, Vote
+from coordinator.protocol.model import NO_EVIDENCE, BranchName, Evidence, Gid, Vote
+from participants.postgres.connection import Connection, backend_of, is_lost
+from participants.postgres.database import SQL, Database
 from participants.postgres.errors import LOST, refusal, unknown
-from participants.postgres.literals import prepare_transaction, prepared_id, rollback_prepared
-
-if TYPE_CHECKING:
-    from participants.postgres.participant import Postgres
-
-Connection: TypeAlias = "PoolConnectionProxy[Any]"
+from participants.postgres.finish import stop_late_prepare
+from participants.postgres.literals import prepare_transaction, prepared_id
 
 
 class PostgresSession:
-    """`ports.Session` (and `DecidingSession`) on one connection of the participant's pool."""
+    """`ports.DecidingSession` and `ports.ConnectedSession` on one connection of the participant's pool."""
 
-    def __init__(self, participant: "Postgres", gid: Gid, connection: Connection) -> None:
+    def __init__(self, database: Database, gid: Gid, connection: Connection) -> None:
         self.gid = gid
-        self._participant = participant
+        self._database = database
+        self._branch = database.name
         self._connection: Connection | None = connection
-        self._backend = connection.get_server_pid()
+        self._backend = backend_of(connection)
         self._unanswered = False
         """A PREPARE was sent and its answer never came: it may still arrive."""
 
@@ -50,60 +48,65 @@ class PostgresSession:
         connection = self.connection
         try:
             self._refuse_if_ended_by_hand(connection)
-            await journal.decide_within(connection, record, messages, ready=ready)
-        except asyncpg.PostgresError as error:
-            await self.discard()
-            raise refusal(error, self._branch) from error
-        except (Refused, Unavailable):
-            await self.discard()
-            raise
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                await journal.decide_within(connection, record, messages, ready=ready)
         except LOST as error:
             self._give_up()
             raise Unavailable(f"{self._branch}: the connection was lost before the commit: {error!r}") from error
+        except asyncpg.PostgresError as error:
+            await self.discard()
+            raise refusal(error, self._branch) from error
+        except CoordinatorError:
+            await self.discard()
+            raise
         await self._commit(connection)
-        self._release()
 
     async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:
         """Prepare the transaction. See `ports.Session`."""
-        connection = self.connection
+        connection, until_s = self.connection, asyncio.get_running_loop().time() + timeout_s
         try:
             self._refuse_if_ended_by_hand(connection)
-            if not await connection.fetchval(self._participant.sql["wrote"], timeout=timeout_s):
-                await self.discard()
-                return Vote.READ_ONLY, {}
-            xid = await connection.fetchval(self._participant.sql["mark"], self.gid, self._branch, timeout=timeout_s)
+            async with asyncio.timeout_at(until_s):
+                marked: Any = await connection.fetchrow(SQL["mark"], self.gid, self._branch)
+                if not marked["same_block"]:
+                    raise self._ended_by_hand()
+                if not marked["wrote"]:
+                    await connection.execute("COMMIT")  # What a serialisable transaction read holds only if it commits.
+                    self._leave()
+                    return Vote.READ_ONLY, NO_EVIDENCE
         except LOST as error:
             self._give_up()
             raise Unavailable(f"{self._branch}: the connection was lost before PREPARE: {error!r}") from error
         except asyncpg.PostgresError as error:
             await self.discard()
             raise refusal(error, self._branch) from error
-        await self._prepare(connection, timeout_s)
-        self._release()
-        self._participant.prepared(self.gid)
-        server = self._participant.server
-        return Vote.YES, {"xid": xid, "system": server.system, "timeline": server.timeline}
+        await self._prepare(connection, until_s)
+        server = self._database.server
+        return Vote.YES, {"xid": marked["xid"], "system": server.system, "timeline": server.timeline}
 
     async def discard(self) -> None:
-        """Roll back. Where a PREPARE may still be under way, its backend is ended first, and then what it left."""
-        try:
-            if self._unanswered:
-                self._unanswered = False
-                await self._participant.end_backend(self._backend, self.gid)
-            if self._connection is not None and self._connection.is_in_transaction():
-                await self._connection.execute("ROLLBACK", timeout=limits.PARTICIPANT_CALL_S)
-        except (*LOST, asyncpg.PostgresError):
-            if self._connection is not None:
-                abandon(self._connection)
-        finally:
-            self._release()
-            self._participant.leave_slot(self.gid)
+        """Roll back. Where a PREPARE may still be under way, its backend is ended first, and then what it left.
+
+        Raises `Unavailable` or `InDoubt` while that cannot be done: nothing may be presumed before it has been.
+        """
+        connection = self._connection
+        if self._unanswered:
+            if connection is not None:
+                self._give_up()
+            await stop_late_prepare(self._database, self._backend, self.gid)
+            self._unanswered = False
+        elif connection is not None:
+            await self._roll_back(connection)
+        self._leave()
 
     async def _commit(self, connection: Connection) -> None:
         try:
-            await boundary("pg.commit_record", lambda: connection.execute("COMMIT"), gid=self.gid, branch=self._branch)
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                status = await boundary(
+                    "pg.commit_record", lambda: connection.execute("COMMIT"), gid=self.gid, branch=self._branch
+                )
         except LOST as error:
-            self._give_up()
+            self._give_up()  # Its backend ends, so that whoever waits for the decision's row learns what stands.
             raise unknown(error, self._branch) from error
         except asyncpg.PostgresError as error:
             await self.discard()
@@ -111,57 +114,67 @@ class PostgresSession:
         except BaseException:
             self._give_up()
             raise
+        self._leave()
+        if status != "COMMIT":
+            raise VotedNo(f"{self._branch}: the server answered {status} to COMMIT", participant=self._branch)
 
-    async def _prepare(self, connection: Connection, timeout_s: float) -> None:
+    async def _prepare(self, connection: Connection, until_s: float) -> None:
         command = prepare_transaction(prepared_id(self.gid, self._branch))
         self._unanswered = True
+        self._database.slots.prepared(self.gid)
         try:
-            await boundary(
-                "pg.prepare",
-                lambda: connection.execute(command, timeout=timeout_s),
-                gid=self.gid,
-                branch=self._branch,
-            )
+            async with asyncio.timeout_at(until_s):
+                status = await boundary(
+                    "pg.prepare", lambda: connection.execute(command), gid=self.gid, branch=self._branch
+                )
         except LOST as error:
             raise unknown(error, self._branch) from error
         except asyncpg.PostgresError as error:
-            self._unanswered = False
-            await self.discard()  # A PREPARE that fails has rolled back already.
+            self._unanswered = False  # A PREPARE that fails has rolled back already.
+            await self.discard()
             raise refusal(error, self._branch) from error
         self._unanswered = False
+        if status != "PREPARE TRANSACTION":
+            self._leave()
+            raise VotedNo(f"{self._branch}: the server answered {status} to PREPARE", participant=self._branch)
+        self._release()
+
+    async def _roll_back(self, connection: Connection) -> None:
+        try:
+            if is_lost(connection) or connection.is_in_transaction():
+                async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                    await connection.execute("ROLLBACK")
+        except (*LOST, asyncpg.PostgresError):
+            self._give_up()
+        except BaseException:
+            self._give_up()
+            raise
 
     def _refuse_if_ended_by_hand(self, connection: Connection) -> None:
-        if not connection.is_in_transaction():
-            raise Refused(
-                f"{self._branch}: the block ended the transaction by itself (COMMIT or ROLLBACK); leave that to the "
-                "coordinator, and use connection.transaction() for savepoints",
-                participant=self._branch,
-            )
+        if not is_lost(connection) and (connection.ended_by_hand or not connection.is_in_transaction()):
+            raise self._ended_by_hand()
+
+    def _ended_by_hand(self) -> Refused:
+        return Refused(
+            f"{self._branch}: the block ended the transaction by itself (COMMIT or ROLLBACK); leave that to the "
+            "coordinator, and use connection.transaction() for savepoints",
+            participant=self._branch,
+            gid=self.gid,
+        )
+
+    def _leave(self) -> None:
+        """Nothing of this share is open or prepared any more."""
+        self._release()
+        self._database.slots.leave(self.gid)
 
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._participant.return_connection(connection)
+            self._database.connections.take_back(connection)
 
     def _give_up(self) -> None:
-        if self._connection is not None:
-            abandon(self._connection)
-        self._release()
-
-    @property
-    def _branch(self) -> BranchName:
-        return self._participant.name
-
-
-def abandon(connection: Connection) -> None:
-    """End a connection whose last answer never came: nobody may use it again."""
-    with contextlib.suppress(asyncpg.InterfaceError):  # It was lost, and its pool has noticed before us.
-        connection.terminate()
-
-
-async def finish_late_prepare(connection: Connection, gid: Gid, branch: BranchName) -> None:
-    """Roll back what a PREPARE left that arrived after its backend had been given up."""
-    try:
-        await connection.execute(rollback_prepared(prepared_id(gid, branch)))
-    except asyncpg.UndefinedObjectError:
-        return  # It never arrived, which is what an abort of nothing finds.
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._database.connections.give_up(connection, self._backend)
+        if not self._unanswered:
+            self._database.slots.leave(self.gid)

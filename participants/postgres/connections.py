@@ -1,0 +1,186 @@
+"""The connections of one database: those that branches write through, and those that questions are asked on.
+
+It promises that a connection whose last answer never came is not used again, and that its backend is ended: until then
+it may hold locks, and a statement of it may still be carried out.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar, cast
+
+import asyncpg
+
+from coordinator import limits
+from coordinator.errors import CoordinatorError, Disconnected, InDoubt, Misconfigured, Overloaded, Unavailable
+from coordinator.faults.points import boundary
+from coordinator.protocol.model import BranchName, Gid
+from participants.postgres.connection import Backend, Connection, abandon, backend_of, introduce, is_lost
+from participants.postgres.errors import LOST, refusal, unknown
+from participants.postgres.literals import begin_transaction
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+# Beside the branches: second phases, sweeps, outbox rows, and the ending of backends.
+_FOR_QUESTIONS = 4
+# A server that is cut off from us learns of it in half a minute, and then lets go of what our sessions locked.
+_SETTINGS = {
+    "application_name": "unanimity",
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+_END_BACKEND = "SELECT pg_terminate_backend(pid, $3) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
+
+
+class Connections:
+    """A pool with room for *size* open branches."""
+
+    def __init__(self, name: BranchName, url: str, *, size: int, options: Mapping[str, Any]) -> None:
+        self._name, self._url, self._size, self._options = name, url, size, dict(options)
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._room = asyncio.Semaphore(size)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect. Raises `Unavailable`, or `Misconfigured` where the server knows us or the database not."""
+        settings = {**_SETTINGS, **self._options.pop("server_settings", {})}
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=2,
+                max_size=self._size + _FOR_QUESTIONS,
+                timeout=limits.PARTICIPANT_CALL_S,
+                connection_class=Connection,
+                init=introduce,
+                server_settings=settings,
+                **self._options,
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise Misconfigured(f"{self._name} refuses us: {error}", participant=self._name) from error
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise self._no_answer(error) from error
+
+    async def close(self) -> None:
+        """Close the pool, whatever is still open on it. Idempotent."""
+        if self._background:
+            _, unfinished = await asyncio.wait(self._background, timeout=limits.PARTICIPANT_CALL_S / 2)
+            for task in unfinished:
+                task.cancel()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                async with asyncio.timeout(limits.PARTICIPANT_CALL_S / 2):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    async def begin(self, gid: Gid) -> Connection:
+        """A connection with *gid*'s transaction open on it. Raises `Overloaded` or `Unavailable`."""
+        command = begin_transaction(gid)
+        try:
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                await self._room.acquire()
+        except TimeoutError as error:
+            raise Overloaded(f"{self._name} has {self._size} open transactions", participant=self._name) from error
+        try:
+            connection = await self._acquire()
+        except BaseException:
+            self._room.release()
+            raise
+        backend = backend_of(connection)
+        try:
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                await boundary("pg.begin", lambda: connection.begin_branch(command), gid=gid, branch=self._name)
+        except BaseException as error:
+            self.give_up(connection, backend)
+            if isinstance(error, (*LOST, asyncpg.PostgresError)):
+                raise self._no_answer(error) from error
+            raise
+        return connection
+
+    def take_back(self, connection: Connection) -> None:
+        """A branch's connection is idle again; off everybody's critical path, since its reset costs a round trip."""
+        if not is_lost(connection):
+            connection.leave_branch()
+        self._in_background(self._release(connection)).add_done_callback(lambda _: self._room.release())
+
+    def give_up(self, connection: Connection, backend: Backend) -> None:
+        """A branch's connection is in an unknown state: close it, and end its backend as soon as that is possible."""
+        abandon(connection)
+        self._in_background(self._release(connection)).add_done_callback(lambda _: self._room.release())
+        self._in_background(self._end_backend_for_certain(backend))
+
+    async def ask(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Do *work* on a connection of its own.
+
+        Raises `Unavailable` before it was begun, `Disconnected` where nobody knows its end, and what `refusal` makes
+        of an error that the server answered.
+        """
+        connection = await self._acquire()
+        try:
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                return await work(connection)
+        except LOST as error:
+            abandon(connection)
+            raise unknown(error, self._name) from error
+        except asyncpg.PostgresError as error:
+            raise refusal(error, self._name) from error
+        except asyncio.CancelledError:
+            abandon(connection)
+            raise
+        finally:
+            await self._release(connection)
+
+    async def end_backend(self, backend: Backend) -> None:
+        """End *backend*, and return when it is gone. Raises `Unavailable` or `InDoubt` while it may be there."""
+
+        async def end(connection: Connection) -> bool:
+            wait_ms = int(limits.PARTICIPANT_CALL_S * 1000) // 2
+            ended: bool | None = await connection.fetchval(_END_BACKEND, backend.pid, backend.started_at, wait_ms)
+            return ended is not False
+
+        if not await self.ask(end):
+            raise Disconnected(f"{self._name}: backend {backend.pid} does not end", participant=self._name)
+
+    async def _end_backend_for_certain(self, backend: Backend) -> None:
+        """Until it is gone: what waits for its locks, or for the outcome of its COMMIT, cannot go on before."""
+        pause_s = limits.FINISH_BACKOFF_S
+        while self._pool is not None:
+            try:
+                await self.end_backend(backend)
+            except (Unavailable, InDoubt):
+                await asyncio.sleep(pause_s)
+                pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
+            except CoordinatorError as error:
+                logger.warning("%s: backend %s cannot be ended by us: %s", self._name, backend.pid, error)
+                return
+            else:
+                return
+
+    async def _acquire(self) -> Connection:
+        if self._pool is None:
+            raise Unavailable(f"{self._name} is closed", participant=self._name)
+        try:
+            # The pool's proxy passes everything on to the connection.
+            return cast("Connection", await self._pool.acquire(timeout=limits.PARTICIPANT_CALL_S))
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise self._no_answer(error) from error
+
+    async def _release(self, connection: Connection) -> None:
+        """Back to the pool, which closes what it cannot reset."""
+        try:
+            if self._pool is not None:
+                await self._pool.release(cast("Any", connection), timeout=limits.PARTICIPANT_CALL_S)
+        except (*LOST, asyncpg.PostgresError) as error:
+            logger.debug("%s: a connection was closed instead of being reset: %r", self._name, error)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    def _no_answer(self, error: BaseException) -> Unavailable:
+        return Unavailable(f"{self._name} does not answer: {error!r}", participant=self._name)

@@ -1,0 +1,192 @@
+"""The participants that the one suite is run on: how a test opens, writes to, and looks at each of them."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from coordinator.gids import new_gid
+from coordinator.ports import Message, Participant, Session
+from coordinator.protocol.model import BranchName, Gid, Recipe
+from participants import Kafka, MemoryBroker, MemoryDatabase, Postgres
+from participants.memory.broker import MemoryTopics
+from participants.memory.database import MemoryStore
+
+_numbers = itertools.count()
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One kind of participant. *make* makes one as another process on the same resource would."""
+
+    make: Callable[[], Any]
+    write: Callable[[Session], Awaitable[None]]
+    visible: Callable[[bool], Awaitable[int]]
+    """How many writes everybody sees; told whether to wait first for what is still being ended."""
+    recipe: Recipe
+    vote_point: str
+    commit_point: str
+    lists_in_doubt: bool = False
+    prepare_store: Callable[[], Awaitable[None]] | None = None
+    opened: list[Participant] = field(default_factory=list)
+
+    async def open(self) -> Participant:
+        """Another process' participant."""
+        if self.prepare_store is not None:
+            await self.prepare_store()
+            self.prepare_store = None
+        participant: Participant = self.make()
+        participant.name = BranchName("branch")
+        await participant.open()
+        self.opened.append(participant)
+        return participant
+
+    async def close(self) -> None:
+        """Close every one of them."""
+        for participant in self.opened:
+            await participant.close()
+
+    async def seen(self) -> int:
+        """How many writes everybody sees, once nothing is being ended any more."""
+        return await self.visible(True)
+
+    async def doubtful(self, participant: Participant) -> list[Gid]:
+        """What is in doubt, by the participant's own list."""
+        return [doubtful.prepared.gid for doubtful in await participant.in_doubt()]
+
+
+def fresh_gid() -> Gid:
+    """A new gid of ours."""
+    return new_gid("unan", datetime.now(tz=UTC), os.urandom(10))
+
+
+def memory_database() -> Bench:
+    """Rows in memory."""
+    store = MemoryStore()
+
+    async def write(session: Any) -> None:
+        session.connection.insert("rows", 1)
+
+    async def visible(settled: bool) -> int:
+        return len(store.tables["rows"])
+
+    return Bench(
+        make=lambda: MemoryDatabase(store),
+        write=write,
+        visible=visible,
+        recipe=Recipe.TWO_PHASE,
+        vote_point="pg.prepare",
+        commit_point="pg.commit_prepared",
+        lists_in_doubt=True,
+    )
+
+
+def memory_broker() -> Bench:
+    """Messages in memory, in transactions that are last resources."""
+    topics = MemoryTopics()
+
+    async def visible(settled: bool) -> int:
+        return len(topics.messages)
+
+    return Bench(
+        make=lambda: MemoryBroker(topics),
+        write=_publish("topic"),
+        visible=visible,
+        recipe=Recipe.LAST_RESOURCE,
+        vote_point="kafka.produce",
+        commit_point="kafka.end.commit",
+    )
+
+
+def postgres(url: str) -> Bench:
+    """Rows in a real PostgreSQL."""
+
+    async def query(text: str) -> Any:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetchval(text)
+        finally:
+            await connection.close()
+
+    async def create() -> None:
+        await query("CREATE TABLE business (n int)")
+
+    async def write(session: Any) -> None:
+        await session.connection.execute("INSERT INTO business VALUES (1)")
+
+    async def visible(settled: bool) -> int:
+        return int(await query("SELECT count(*) FROM business"))
+
+    return Bench(
+        make=lambda: Postgres(url),
+        write=write,
+        visible=visible,
+        recipe=Recipe.TWO_PHASE,
+        vote_point="pg.prepare",
+        commit_point="pg.commit_prepared",
+        lists_in_doubt=True,
+        prepare_store=create,
+    )
+
+
+class _Ids:
+    """Transactional ids without a journal."""
+
+    async def claim(self, cluster: str, count: int) -> list[str]:
+        return [f"conformance-{next(_numbers)}" for _ in range(count)]
+
+
+def kafka(bootstrap: str, topic: str, recipe: Recipe) -> Bench:
+    """Messages in a real Kafka, truly prepared under the two-phase recipe, and last resources otherwise."""
+
+    def make() -> Kafka:
+        participant = Kafka(bootstrap)
+        participant.ids = _Ids()  # type: ignore[assignment]  # All that a pool asks of them.
+        return participant
+
+    async def visible(settled: bool) -> int:
+        return await count_committed(bootstrap, topic, settled=settled)
+
+    return Bench(
+        make=make,
+        write=_publish(topic),
+        visible=visible,
+        recipe=recipe,
+        vote_point="kafka.produce",
+        commit_point="kafka.end.commit",
+    )
+
+
+async def count_committed(bootstrap: str, topic: str, *, settled: bool) -> int:
+    """How many messages a `read_committed` consumer finds in a topic with one partition.
+
+    *settled*: wait first until no transaction is open in it (brokers answer before they have written the markers).
+    """
+    partition = TopicPartition(topic, 0)
+    reader = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False)
+    every = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    async with reader, every, asyncio.timeout(30):
+        stable = (await reader.end_offsets([partition]))[partition]
+        while settled and stable < (await every.end_offsets([partition]))[partition]:
+            await asyncio.sleep(0.01)
+            stable = (await reader.end_offsets([partition]))[partition]
+        reader.assign([partition])
+        await reader.seek_to_beginning(partition)
+        seen = 0
+        while await reader.position(partition) < stable:
+            batches = await reader.getmany(timeout_ms=100)
+            seen += sum(len(records) for records in batches.values())
+        return seen
+
+
+def _publish(topic: str) -> Callable[[Any], Awaitable[None]]:
+    async def publish(session: Any) -> None:
+        session.publish(Message(id=str(next(_numbers)), participant=BranchName("branch"), topic=topic, value=b"one"))
+
+    return publish
