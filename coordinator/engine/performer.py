@@ -58,8 +58,7 @@ class Performer:
             case Decide():
                 return await self._decide(run, action)
             case Commit():
-                ending = await self._participant(action.branch).commit(run.transaction.prepared(action.branch))
-                return Settled(action.branch, ending)
+                return Settled(action.branch, await self._commit(run, action.branch))
             case Abort():
                 return Settled(action.branch, await self._abort(run, action.branch))
             case Release():
@@ -148,7 +147,11 @@ class Performer:
         return await self._write(run, Standing.INTENT)
 
     async def _hold(self, run: Run, reason: str) -> Event:
-        event = await self._write(run, Standing.PARKED, reason=reason)
+        if run.journalled:  # Its intent stands: that row becomes the parked one.
+            gid = run.transaction.gid
+            event = _fact(await self.journal.conclude(gid, Standing.PARKED, reason=reason, hold_s=run.hold_s), reason)
+        else:
+            event = await self._write(run, Standing.PARKED, reason=reason)
         if isinstance(event, HeldForOperator):
             await self.alerts.raise_alert(run.transaction.gid, "parked", reason)
         return event
@@ -211,6 +214,12 @@ class Performer:
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
 
     # ── the second phase ──
+
+    async def _commit(self, run: Run, branch: BranchName) -> Ending:
+        ending = await self._participant(branch).commit(run.transaction.prepared(branch))
+        if ending is Ending.HAZARD:
+            await self.alerts.raise_alert(run.transaction.gid, "hazard", f"nobody can tell how {branch} ended")
+        return ending
 
     async def _abort(self, run: Run, branch: BranchName) -> Ending:
         voted_yes = run.transaction.votes.get(branch) is Vote.YES

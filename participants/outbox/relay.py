@@ -160,6 +160,8 @@ class Relay:
     async def _send(self, rows: Sequence[Row], held_up: set[Key]) -> int:
         while len(self._flights) >= IN_FLIGHT:
             await asyncio.wait(self._flights, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed or not self.shards.safe:
+            return 0  # What failed goes first, in the next pass: these rows may be behind it.
         sent: list[Row] = []
         futures: list[asyncio.Future[Any]] = []
         for row in rows:
@@ -180,12 +182,12 @@ class Relay:
                 self._failed = True
                 break
         if sent:
-            flight = asyncio.create_task(self._land(sent, futures))
+            flight = asyncio.create_task(self._land(sent, futures, held_up))
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
         return len(sent)
 
-    async def _land(self, rows: Sequence[Row], futures: Sequence["asyncio.Future[Any]"]) -> None:
+    async def _land(self, rows: Sequence[Row], futures: Sequence["asyncio.Future[Any]"], held_up: set[Key]) -> None:
         """Wait for the acknowledgements of one batch, and delete what was acknowledged."""
         terms = dict(self.shards.terms)
 
@@ -197,6 +199,7 @@ class Relay:
         for row, future in zip(rows, futures, strict=True):
             failure = future.exception()
             if failure is not None and self._publisher(row).refused(failure):
+                held_up.add((row["participant"], row["topic"], row["key"]))
                 await self._postpone(row, failure)
             elif failure is not None:
                 self._failed = True
