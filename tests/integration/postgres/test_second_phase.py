@@ -2,13 +2,11 @@
 
 import asyncio
 import os
-from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 
 from coordinator.errors import InDoubt, Misconfigured, Unavailable
-from coordinator.gids import new_gid
 from coordinator.protocol.model import Ending, Prepared
 from participants.postgres.literals import commit_prepared, prepared_id, rollback_prepared
 from tests.integration.postgres.branches import PREPARED_NOW, ROWS, begin, fresh_gid, prepared
@@ -147,11 +145,3 @@ async def test_markers_are_purged_after_the_retention_and_not_before(participant
     await participant.commit(await prepared(participant))
     assert await participant.purge() == 1
     assert await look("SELECT count(*) FROM unanimity.branches") == 1
-
-
-def test_a_gid_says_when_it_was_issued():
-    """The sweep's age rule rests on it."""
-    from coordinator.gids import issued_at
-
-    now = datetime.now(tz=UTC)
-    assert abs(issued_at(new_gid("unan", now, os.urandom(10))) - now) < timedelta(milliseconds=2)
