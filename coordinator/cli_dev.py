@@ -2,19 +2,21 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from coordinator.errors import CoordinatorError
+
+if TYPE_CHECKING:
+    from coordinator.dev.stack import Stack
 
 app = typer.Typer(
     no_args_is_help=True,
     help="A real PostgreSQL and a real Apache Kafka on free loopback ports, to develop and test against.",
 )
-_out, _err = Console(), Console(stderr=True)
+_err = Console(stderr=True)
 
 Directory = Annotated[
     Path, typer.Option("--directory", envvar="COORDINATOR_DEV_DIR", help="Where the servers keep their data.")
@@ -47,7 +49,7 @@ def up(
     try:
         running = asyncio.run(stack.up(directory.absolute(), brokers=brokers, two_phase=two_phase))
     except CoordinatorError as failure:
-        _err.print(f"[red]{failure}[/red]", highlight=False)
+        _err.print(str(failure), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     if export:
         typer.echo(running.exports())
@@ -81,14 +83,10 @@ def down(
     _err.print("stopped" if ended else "nothing was running here")
 
 
-def _show(running: "object") -> None:
-    from coordinator.dev.stack import Stack
-
-    assert isinstance(running, Stack)
-    table = Table(show_header=True, header_style="bold")
-    for column in ("server", "where", "from"):
-        table.add_column(column, overflow="fold")
-    table.add_row("PostgreSQL", running.postgres, running.source)
-    kind = f"Kafka, {running.brokers} broker(s)" + (", two-phase" if running.two_phase else "")
-    table.add_row(kind, running.kafka, running.source)
-    _out.print(table)
+def _show(running: "Stack") -> None:
+    kind = "Kafka"
+    if running.source != "environment":
+        brokers = "1 broker" if running.brokers == 1 else f"{running.brokers} brokers"
+        kind = f"Kafka ({brokers}{', two-phase' if running.two_phase else ''})"
+    for server, where in (("PostgreSQL", running.postgres), (kind, running.kafka)):
+        typer.echo(f"{server:<30} {where}  from {running.source}")

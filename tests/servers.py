@@ -1,10 +1,13 @@
 """Real servers for tests: one Postgres and one Kafka for the session, private ones for tests that hurt them."""
 
 import asyncio
+import fcntl
 import itertools
+import os
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coordinator.dev.downloads import cache_directory
@@ -12,19 +15,38 @@ from coordinator.dev.kafka import LocalKafka
 from coordinator.dev.postgres import LocalPostgres
 
 ROOT = Path(__file__).resolve().parent.parent
+OWNED = "owned"
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def servers_directory():
-    """Where this session's servers keep their data; gone afterwards."""
-    import os
-
+    """Where this session's servers keep their data; gone afterwards, as is what killed sessions left."""
     directory = ROOT / ".dev" / f"test-{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    yield directory
+    with (directory / OWNED).open("w") as owned:
+        fcntl.flock(owned, fcntl.LOCK_EX)
+        for other in directory.parent.glob(f"test-*/{OWNED}"):
+            remove_if_abandoned(other.parent)
+        yield directory
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_if_abandoned(directory):
+    """Remove the servers' directory of a session that is dead: nobody holds its lock.
+
+    The kernel has killed its servers with it, but not the processes of a PostgreSQL that was frozen at the time.
+    """
+    with (directory / OWNED).open("w") as owned:
+        try:
+            fcntl.flock(owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for process in psutil.process_iter(["cwd"]):
+            if process.info["cwd"] and Path(process.info["cwd"]).is_relative_to(directory):
+                process.kill()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +99,9 @@ async def database(create_database):
 async def create_topic(kafka):
     """A factory of fresh topics on the session's Kafka."""
 
-    async def create(partitions: int = 1) -> str:
+    async def create(partitions: int = 1, replication: int = 1) -> str:
         name = f"topic-{next(_numbers)}"
-        await kafka.create_topic(name, partitions=partitions)
+        await kafka.create_topic(name, partitions=partitions, replication=replication)
         return name
 
     return create

@@ -19,9 +19,11 @@ async def start(*, brokers: int, two_phase: bool) -> Mapping[str, Any] | None:
     """Both servers' URLs and container ids; None where Docker does not answer, or cannot give what is asked for."""
     if os.environ.get(VARIABLE) == "never" or brokers != 1 or two_phase or not _answers():
         return None
+    from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.waiting_utils import wait_for_logs
 
+    testcontainers_config.ryuk_disabled = True  # It would remove the containers as soon as `dev up` ends.
     say("starting PostgreSQL and Apache Kafka in containers")
     postgres_port, kafka_port = free_port(), free_port()
     postgres = (
@@ -46,10 +48,15 @@ async def start(*, brokers: int, two_phase: bool) -> Mapping[str, Any] | None:
         "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
     }.items():
         kafka = kafka.with_env(name, value)
-    for container in (postgres, kafka):
-        container.start()
-    wait_for_logs(postgres, "ready to accept connections.*ready to accept connections", timeout=60)
-    wait_for_logs(kafka, "Kafka Server started", timeout=60)
+    try:
+        for container in (postgres, kafka):
+            container.start()
+        wait_for_logs(postgres, "ready to accept connections.*ready to accept connections", timeout=60)
+        wait_for_logs(kafka, "Kafka Server started", timeout=60)
+    except BaseException:
+        for container in (postgres, kafka):
+            container.stop()
+        raise
     return {
         "postgres": f"postgresql://postgres@127.0.0.1:{postgres_port}/postgres",
         "kafka": f"127.0.0.1:{kafka_port}",
@@ -63,8 +70,8 @@ def running(containers: Sequence[str]) -> bool:
         return True
     import docker
 
-    client = docker.from_env()
     try:
+        client = docker.from_env()
         return all(client.containers.get(container).status == "running" for container in containers)
     except docker.errors.DockerException:
         return False
@@ -87,9 +94,10 @@ def remove(containers: Sequence[str]) -> None:
 def _answers() -> bool:
     try:
         import docker
+        import testcontainers  # noqa: F401 - both are needed; neither is required.
     except ImportError:
         return False
     try:
         return bool(docker.from_env(timeout=3).ping())
-    except docker.errors.DockerException:
+    except (docker.errors.DockerException, OSError):
         return False

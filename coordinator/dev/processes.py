@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import pwd
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,14 +18,17 @@ import psutil
 from coordinator.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
+_PORT_MIN = 10_000
+_handed_out: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A running server process and all its children."""
+    """A running server process and all its children; *ends_on* is the signal on which it ends cleanly."""
 
     pid: int
     started: float
+    ends_on: int = signal.SIGTERM
 
     @classmethod
     def start(
@@ -35,10 +39,11 @@ class Process:
         user: str | None = None,
         environment: Mapping[str, str] | None = None,
         dies_with_us: bool = True,
+        ends_on: signal.Signals = signal.SIGTERM,
     ) -> "Process":
         """Start *command* with its output in *log*, as *user* if one is given.
 
-        *dies_with_us*: the kernel kills it when this process ends, however it ends.
+        *dies_with_us*: the kernel kills it when the thread that called this ends, however it ends.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -54,12 +59,12 @@ class Process:
                 start_new_session=True,
                 preexec_fn=_die_with_parent if dies_with_us else None,
             )
-        return cls(child.pid, psutil.Process(child.pid).create_time())
+        return cls(child.pid, psutil.Process(child.pid).create_time(), ends_on)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Process":
         """The process that `state` described."""
-        return cls(int(state["pid"]), float(state["started"]))
+        return cls(int(state["pid"]), float(state["started"]), int(state["ends_on"]))
 
     def state(self) -> dict[str, Any]:
         """This process as JSON-able data."""
@@ -71,7 +76,7 @@ class Process:
         process = self._process()
         return process is not None and process.status() != psutil.STATUS_ZOMBIE
 
-    def send(self, number: signal.Signals, *, children: bool = False) -> None:
+    def send(self, number: int, *, children: bool = False) -> None:
         """Send a signal to it, and to its children if asked. A process that is gone is left alone."""
         process = self._process()
         if process is None:
@@ -83,10 +88,10 @@ class Process:
             except psutil.NoSuchProcess:
                 continue
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 20.0) -> None:
+    async def stop(self, *, within_s: float = 20.0) -> None:
         """Ask it to end, and kill it when it has not within *within_s*. Idempotent."""
         self.send(signal.SIGCONT, children=True)
-        self.send(number)
+        self.send(self.ends_on)
         if not await self._gone(within_s):
             self.send(signal.SIGKILL, children=True)
             await self._gone(within_s)
@@ -126,10 +131,30 @@ async def eventually(condition: Callable[[], bool], within_s: float) -> bool:
 
 
 def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that is free now, never given out before by this process. Raises `Unavailable`.
+
+    It lies below the ports that the system gives to outgoing connections: otherwise a server that is down for a while
+    can lose its port to a client, even to one that keeps trying to reach it and in the end connects to itself.
+    """
+    for _ in range(1000):
+        port = _PORT_MIN + secrets.randbelow(_outgoing_ports_start() - _PORT_MIN)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _handed_out:
+            _handed_out.add(port)
+            return port
+    raise Unavailable("no free port on the loopback interface")
+
+
+def _outgoing_ports_start() -> int:
+    try:
+        start = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        start = 32_768  # Linux's own default, and below that of other systems.
+    return start if start > _PORT_MIN + 1000 else 65_536
 
 
 def failed_to_start(what: str, log: Path) -> Unavailable:

@@ -8,15 +8,17 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from coordinator.dev import docker
-from coordinator.dev.downloads import cache_directory, say
+from coordinator.dev.downloads import cache_directory, java, maven, say
 from coordinator.dev.kafka import LocalKafka
-from coordinator.dev.postgres import LocalPostgres
+from coordinator.dev.postgres import LocalPostgres, binaries
 from coordinator.dev.processes import Process
 from coordinator.errors import Misconfigured
 
@@ -48,15 +50,24 @@ class Stack:
 
 
 async def up(directory: Path, *, brokers: int, two_phase: bool) -> Stack:
-    """Start what is not running, and say where it is. Idempotent. Raises `Misconfigured` that says what to install."""
+    """Start what is not running, and say where it is. Idempotent.
+
+    Raises `Misconfigured` that says what to install or to change, `Unavailable` that quotes the log of a server.
+    """
     running = load(directory)
-    if running is not None and running.alive:
+    if running is not None and not running.alive:
+        await down(directory)
+        running = None
+    given = _from_environment()
+    # URLs that an earlier `up` exported name our own servers, not somebody else's.
+    if given is not None and (running is None or given.exports() != running.exports()):
+        await _answers(given)
+        return given
+    if running is not None:
         if (running.brokers, running.two_phase) != (brokers, two_phase):
             raise Misconfigured("another kind of stack is running here: `coordinator dev down` first")
         return running
-    await down(directory)
-    stack = _from_environment() or await docker.start(brokers=brokers, two_phase=two_phase)
-    stack = stack if isinstance(stack, Stack) else _of_containers(stack, brokers, two_phase)
+    stack = _of_containers(await docker.start(brokers=brokers, two_phase=two_phase), brokers, two_phase)
     if stack is None:
         stack = await _start_local(directory, brokers=brokers, two_phase=two_phase)
     _save(directory, stack)
@@ -71,7 +82,7 @@ async def down(directory: Path, *, purge: bool = False) -> bool:
         docker.remove(stack.containers)
         (directory / _STATE).unlink()
     if purge:
-        for name in ("postgres", "kafka"):
+        for name in ("postgres", "kafka-1", "kafka-3"):
             shutil.rmtree(directory / name, ignore_errors=True)
     return stack is not None
 
@@ -107,17 +118,50 @@ def _from_environment() -> Stack | None:
     return Stack(postgres=postgres, kafka=kafka, source="environment") if postgres and kafka else None
 
 
+async def _answers(given: Stack) -> None:
+    """Raises `Misconfigured` where the environment names servers that are not there."""
+    first, _, _ = given.kafka.partition(",")
+    host, _, port = first.rpartition(":")
+    try:
+        connection = await asyncpg.connect(given.postgres, timeout=10)
+        await connection.close()
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), 10)
+        writer.close()
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
+        raise Misconfigured(
+            f"{POSTGRES_VARIABLE} and {KAFKA_VARIABLE} are set, but what they name does not answer ({failure}): "
+            "start it, or unset both to get servers here"
+        ) from failure
+
+
 def _of_containers(found: Mapping[str, Any] | None, brokers: int, two_phase: bool) -> Stack | None:
     if found is None:
         return None
     return Stack(source="docker", brokers=brokers, two_phase=two_phase, **found)
 
 
+def _require_local() -> None:
+    """Raises one `Misconfigured` that names everything this machine lacks."""
+    needs: tuple[Callable[[], object], ...] = (binaries, java, lambda: maven(cache_directory()))
+    lacking = []
+    for need in needs:
+        try:
+            need()
+        except Misconfigured as lack:
+            lacking.append(f"\n  - {lack}")
+    if lacking:
+        raise Misconfigured(
+            f"no servers to be had: {POSTGRES_VARIABLE} and {KAFKA_VARIABLE} are not set, no Docker engine is used, "
+            f"and on this machine{''.join(lacking)}"
+        )
+
+
 async def _start_local(directory: Path, *, brokers: int, two_phase: bool) -> Stack:
+    _require_local()
     say("starting PostgreSQL and Apache Kafka on this machine")
     postgres = LocalPostgres(directory / "postgres", cache=cache_directory(), dies_with_us=False)
     kafka = LocalKafka(
-        directory=directory / "kafka",
+        directory=directory / f"kafka-{brokers}",
         cache=cache_directory(),
         brokers=brokers,
         two_phase=two_phase,

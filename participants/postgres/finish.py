@@ -85,8 +85,8 @@ async def _by_transaction_id(database: Database, prepared: Prepared) -> Ending:
             status: str | None = await connection.fetchval(
                 SQL["status"], evidence.get("xid"), evidence.get("system"), evidence.get("timeline")
             )
-        except asyncpg.InsufficientPrivilegeError:
-            return None
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError):
+            return None  # We may not read the history; or the id lies in its future, so it is not the same one.
         return status
 
     match await database.connections.ask(look):

@@ -34,11 +34,10 @@ SELECT
     EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $3 AND database = current_database()) AS prepared;
 
 -- status --
--- The status of a transaction's id; null in another history, and for an id that is too old or was never given here.
+-- The status of a transaction's id; null in another history and for an id that is too old.
 SELECT pg_xact_status($1::text::xid8)
 WHERE $2 = (SELECT system_identifier::text FROM pg_control_system())
-  AND $3 = (SELECT timeline_id FROM pg_control_checkpoint())
-  AND $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot());
+  AND $3 = (SELECT timeline_id FROM pg_control_checkpoint());
 
 -- scan --
 -- Prepared transactions in this database, with their ages by this server's clock.
