@@ -133,7 +133,7 @@ class PostgresJournal:
         return Refused(f"{record.gid} was decided already: {stands or 'by a transaction that is not visible here'}")
 
     async def _flush_decisions(self, batch: Sequence[Record]) -> Sequence[Standing | BaseException]:
-        leases = [self._owner(r) if r.standing is not Standing.ABORT else self._anyone() for r in batch]
+        leases = [self._owner_or_nobody(record) for record in batch]
         columns = (
             [owner for owner, _ in leases],
             [term for _, term in leases],
@@ -148,15 +148,15 @@ class PostgresJournal:
             [record.hold_s for record in batch],
         )
         rows = await self.forced.run(lambda connection: connection.fetch(SQL["decide"], *columns))
-        written = {row["gid"] for row in rows if row["written"]}
-        held = {row["gid"] for row in rows if not row["written"]}
-        others = [record.gid for record in batch if record.gid not in written]
-        standing: dict[str, Standing] = {}
+        # By what was inserted, not by what was asked: two records of one transaction may share a batch.
+        standing = {row["gid"]: Standing(row["standing"]) for row in rows if row["standing"]}
+        held = {row["gid"] for row in rows if not row["standing"]}
+        others = [record.gid for record in batch if record.gid not in standing]
         if others:
             found = await self.forced.run(lambda connection: connection.fetch(SQL["standings"], others))
-            standing = {row["gid"]: Standing(row["standing"]) for row in found}
+            standing |= {row["gid"]: Standing(row["standing"]) for row in found}
         return [
-            _stands(record, written, standing, held=f"{owner}/{term}" in held)
+            _stands(record, standing, held=f"{owner}/{term}" in held)
             for record, (owner, term) in zip(batch, leases, strict=True)
         ]
 
@@ -169,15 +169,13 @@ class PostgresJournal:
         )
         return [None] * len(batch)
 
-    def _anyone(self) -> tuple[str, int]:
-        return self._owner() if self.lease is not None else ("(nobody)", 0)
+    def _owner_or_nobody(self, record: Record) -> tuple[str, int]:
+        """As `_owner`; nobody may still write an abort, and is refused everything else."""
+        lease = (record.lease if record.standing is not Standing.ABORT else None) or self.lease
+        return (lease.owner, lease.term) if lease is not None else ("(nobody)", 0)
 
 
-def _stands(
-    record: Record, written: set[str], standing: Mapping[str, Standing], *, held: bool
-) -> Standing | BaseException:
-    if record.gid in written:
-        return record.standing
+def _stands(record: Record, standing: Mapping[str, Standing], *, held: bool) -> Standing | BaseException:
     if record.gid in standing:
         return standing[record.gid]
     if not held and record.standing is not Standing.ABORT:

@@ -17,11 +17,11 @@ WITH proposed AS (
     FROM proposed
     WHERE standing = 'abort' OR (owner, term) IN (SELECT owner, term FROM held)
     ON CONFLICT DO NOTHING
-    RETURNING gid
+    RETURNING gid, standing
 )
-SELECT gid, true AS written FROM written
+SELECT gid, standing FROM written
 UNION ALL
-SELECT owner || '/' || term, false FROM held;
+SELECT owner || '/' || term, NULL FROM held;
 
 -- standings --
 -- What stands about these transactions, as committed now.

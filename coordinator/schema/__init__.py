@@ -70,6 +70,7 @@ async def _bring_up(connection: Any, component: str) -> None:
 
 
 def queries(path: Path) -> dict[str, str]:
-    """The named statements of a `.sql` file: each begins with a line `-- name --`."""
+    """The named statements of a `.sql` file: each begins with a line `-- name --`. Comments are for its readers."""
     parts = re.split(r"^-- (\w+) --\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], (text.strip() for text in parts[2::2]), strict=True))
+    statements = (re.sub(r"^ *--.*\n", "", text, flags=re.MULTILINE).strip() for text in parts[2::2])
+    return dict(zip(parts[1::2], statements, strict=True))

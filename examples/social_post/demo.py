@@ -200,12 +200,12 @@ def say(text: str) -> None:
     sys.stderr.write(f"  … {text}\n")
 
 
-def report(demo: Demo, leftovers: dict[str, int], seconds: float) -> bool:
+def report(rows: list[Row], leftovers: dict[str, int], seconds: float) -> bool:
     """Print the table; whether every promise was kept."""
     table = Table(title="What each policy promises, and what was seen", header_style="bold")
     for column in ("policy", "recipe", "condition", "caller saw", "rows", "messages", "recovered by", "after", ""):
         table.add_column(column, justify="right" if column in ("rows", "messages", "after") else "left")
-    for row in sorted(demo.table, key=lambda r: (r.condition, r.recipe, r.policy)):
+    for row in sorted(rows, key=lambda r: (r.condition, r.recipe, r.policy)):
         after = "never" if row.recovered_s is None else f"{row.recovered_s:.1f} s"
         good = row.kept and row.recovered_s is not None
         mark = (
@@ -215,16 +215,14 @@ def report(demo: Demo, leftovers: dict[str, int], seconds: float) -> bool:
         table.add_row(*cells, after, mark)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
-    broken = [row for row in demo.table if not row.kept or row.recovered_s is None]
+    broken = [row for row in rows if not row.kept or row.recovered_s is None]
     left = {what: count for what, count in leftovers.items() if count}
-    console.print(f"{len(demo.table)} cells in {seconds:.0f} s, {len(broken)} broken; left over: {left or 'nothing'}")
+    console.print(f"{len(rows)} cells in {seconds:.0f} s, {len(broken)} broken; left over: {left or 'nothing'}")
     return not broken and not left
 
 
-async def main(directory: Path) -> int:
-    """Start servers of its own, run everything, and say whether every promise was kept."""
-    began_s = time.monotonic()
-    logging.basicConfig(level=os.environ.get("DEMO_LOG", "CRITICAL"))
+async def play(directory: Path) -> tuple[list[Row], dict[str, int]]:
+    """Start servers of its own and run everything: the cells, and what was left over."""
     shutil.rmtree(directory, ignore_errors=True)
     postgres = LocalPostgres(directory / "postgres", cache=cache_directory())
     kafka = LocalKafka(directory=directory / "kafka", cache=cache_directory(), two_phase=True)
@@ -239,11 +237,18 @@ async def main(directory: Path) -> int:
                 await demo.run()
                 await until(lambda: _nothing_left(seen), 10.0)
                 await demo.recount()
-                leftovers = await seen.leftovers()
-        return 0 if report(demo, leftovers, time.monotonic() - began_s) else 1
+                return demo.table, await seen.leftovers()
     finally:
         kafka.thaw()
         await asyncio.gather(postgres.kill(), kafka.kill())
+
+
+async def main(directory: Path) -> int:
+    """Run everything, print the table, and say whether every promise was kept."""
+    began_s = time.monotonic()
+    logging.basicConfig(level=os.environ.get("DEMO_LOG", "CRITICAL"))
+    rows, leftovers = await play(directory)
+    return 0 if report(rows, leftovers, time.monotonic() - began_s) else 1
 
 
 async def _nothing_left(seen: Observer) -> bool:

@@ -178,6 +178,18 @@ async def test_the_first_insert_wins_and_the_loser_adopts_it(place, a):
     assert await a.journal.decide(made) is Standing.COMMIT
 
 
+async def test_two_decisions_of_one_transaction_at_once_are_told_the_same(place, a):
+    """Even when they share a flush: one row stands, and both adopt it."""
+    for first, second in ((Standing.COMMIT, Standing.ABORT), (Standing.ABORT, Standing.COMMIT)):
+        made = record()
+        told = await asyncio.gather(
+            a.journal.decide(with_standing(made, first)), a.journal.decide(with_standing(made, second))
+        )
+        found = await a.journal.look_up(made.gid)
+        assert found is not None
+        assert set(told) == {found.standing}
+
+
 async def test_what_was_decided_can_be_looked_up_whole(a):
     """Everything that finishes the transaction from anywhere is on record."""
     made = record()
