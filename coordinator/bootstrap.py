@@ -133,6 +133,9 @@ class Coordinator:
         await ownership.register()
         self._stack.push_async_callback(ownership.resign)
         participants = await self._open_participants(stores)
+        ownership.on_loss = [
+            r.participant.lost_term for r in participants.values() if isinstance(r.participant, OwnsIds)
+        ]
         await ownership.renew()  # Opening may have taken a while.
         relays = open_relays(participants, lease_s=self.settings.lease_s)
         self._stack.push_async_callback(relays.stop)
@@ -159,9 +162,6 @@ class Coordinator:
         self, stores: Stores, ownership: Ownership, participants: Participants, relays: RelaySet, clock: SystemClock
     ) -> TransactionEngine:
         chance = random.SystemRandom()
-        ownership.on_loss = [
-            r.participant.lost_term for r in participants.values() if isinstance(r.participant, OwnsIds)
-        ]
         breakers = Breakers(clock)
         performer = Performer(
             participants=participants,

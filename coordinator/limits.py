@@ -26,6 +26,9 @@ KAFKA_RETRY_PAUSE_MAX_S = 0.3
 PRESUME_ABORT_AFTER_S = BRANCH_BUDGET_MAX_S
 PRESUME_ABORT_LOOKS_APART_S = 10.0
 JOURNAL_RETENTION_S = 24 * 3600.0
+PURGE_PERIOD_S = 600.0
+# A record of our own that nobody here is busy with is driven again when it is older than any drive takes to begin.
+OWN_RECORD_IDLE_S = 5.0
 
 # Retries of what must be finished, for ever, with full jitter.
 FINISH_BACKOFF_S = 0.05

@@ -1,5 +1,6 @@
 """Messages as rows of the outbox, whoever writes them: the deciding commit, or a branch that will be prepared."""
 
+import base64
 import json
 import zlib
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ def shard_of(message: Message) -> int:
 
 
 def headers_json(message: Message) -> str:
-    """Headers as JSON; Kafka's are bytes, so each byte becomes the character of its number (Latin-1)."""
-    return json.dumps([[name, value.decode("latin-1")] for name, value in message.headers], separators=(",", ":"))
+    """Headers as JSON: a list of [name, value in base 64], since Kafka's values are any bytes."""
+    return json.dumps([[name, base64.b64encode(value).decode()] for name, value in message.headers])
 
 
 def outbox_columns(messages: Sequence[Message], ready: frozenset[BranchName]) -> tuple[list[Any], ...]:

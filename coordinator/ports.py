@@ -6,7 +6,7 @@ Every method may be called twice, late, or never, and by another process than th
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -50,6 +50,15 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A process as an owner: its id, its term, and for how many seconds it may believe that it holds it."""
+
+    owner: str
+    term: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """The journal's row about one transaction: the decision (or intent), and what finishes it from anywhere."""
 
@@ -66,7 +75,9 @@ class Record:
     outbox: BranchName | None = None
     """The database branch that holds this transaction's waiting outbox rows, if there are any."""
     hold_s: float | None = None
-    """For PARKED: how long it may be held before it is rolled back."""
+    """For PARKED: how long it may be held before it is rolled back; None is until an operator decides."""
+    lease: Lease | None = None
+    """Under which its branches were made: it is decided under this one, or not at all. None is the journal's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +110,10 @@ class Journal(Protocol):
         """
         ...
 
-    async def conclude(self, gid: Gid, standing: Standing, *, reason: str = "") -> Standing:
-        """Turn an INTENT or PARKED row into COMMIT or ABORT, once; return what stands."""
+    async def conclude(
+        self, gid: Gid, standing: Standing, *, reason: str = "", hold_s: float | None = None
+    ) -> Standing:
+        """Turn an INTENT or PARKED row into COMMIT or ABORT, once (or an INTENT into PARKED); return what stands."""
         ...
 
     async def finish(self, gid: Gid, outcome: Outcome, endings: Mapping[BranchName, Ending]) -> None:
@@ -110,12 +123,13 @@ class Journal(Protocol):
         """
         ...
 
-    async def adopt(self) -> Sequence[Adopted]:
+    async def adopt(self, busy: Collection[Gid] = ()) -> Sequence[Adopted]:
         """Make unfinished records of dead owners this process' own, each by exactly one process, and return them.
 
         Dead is an owner that was taken over by this process, one that is no longer listed, and one whose term has
         moved past the record's (a stale owner's commit that landed after its takeover).
-        Also returned, once: PARKED records that were held for longer than they may be.
+        Also returned: PARKED records that were held for longer than they may be, once; and this process' own records
+        that are not *busy* being driven or finished here (the answer to an earlier adoption was lost, say).
         """
         ...
 
@@ -123,18 +137,13 @@ class Journal(Protocol):
         """The row about *gid*, finished or not; None where there is none."""
         ...
 
+    async def purge(self) -> int:
+        """Forget records that were finished cleanly and longer ago than is remembered, a batch at a time; how many."""
+        ...
+
     async def look_up_key(self, name: str, key: str) -> Record | None:
         """The row of the transaction *name* that was given the idempotency *key*, if it stands and is no ABORT."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """This process as an owner: its id, its term, and for how many seconds it may believe that it holds it."""
-
-    owner: str
-    term: int
-    seconds: float
 
 
 class Owners(Protocol):
@@ -172,7 +181,7 @@ class TransactionalIds(Protocol):
         ...
 
     async def of(self, owner: str) -> Sequence[tuple[str, str]]:
-        """The (cluster, transactional id) pairs that *owner* has."""
+        """The (cluster, transactional id) pairs that *owner* has, but those that an unfinished record names."""
         ...
 
     async def release(self, cluster: str, transactional_id: str) -> None:

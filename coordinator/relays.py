@@ -65,7 +65,7 @@ def open_relays(participants: Participants, *, lease_s: float) -> RelaySet:
                 for broker, participant in brokers.items()
                 if hasattr(participant, "publisher")
             }
-            relays[name] = Relay(database.url, publishers, lease_s=lease_s)
+            relays[name] = Relay(database.url, publishers, lease_s=lease_s, connect_options=database.connect_options)
         elif isinstance(database, MemoryDatabase):
             relays[name] = MemoryRelay(database, brokers)
     return RelaySet(relays)

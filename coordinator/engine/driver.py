@@ -12,7 +12,7 @@ from coordinator import limits
 from coordinator.engine.finisher import Finisher
 from coordinator.engine.performer import UNKNOWN, Performer
 from coordinator.engine.run import Run
-from coordinator.errors import Unavailable
+from coordinator.errors import CoordinatorError, Unavailable
 from coordinator.ports import Standing
 from coordinator.protocol.actions import Action
 from coordinator.protocol.model import Gid, Outcome, Role, Status
@@ -67,11 +67,16 @@ class Driver:
         while True:
             try:
                 event = await self.performer.perform(run, action)
-            except (Unavailable, *UNKNOWN) as failure:
+            except (CoordinatorError, *UNKNOWN) as failure:
+                if run.transaction.status is Status.PREPARING and not isinstance(failure, (Unavailable, *UNKNOWN)):
+                    raise
                 failures += 1
                 if failures == 1:
                     logger.warning("%s of %s has no answer yet: %r", action, run.transaction.gid, failure)
                     await self._remember_conclusion(run)
+                if not isinstance(failure, (Unavailable, *UNKNOWN)):
+                    # What a setting or a privilege forbids is owed all the same, and somebody has to know.
+                    await self.performer.alerts.raise_alert(run.transaction.gid, "refused", str(failure))
                 await self.performer.clock.sleep(self.performer.chance.uniform(0, pause_s))
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
             else:

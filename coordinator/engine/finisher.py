@@ -11,8 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from coordinator import limits
+from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, Run
-from coordinator.errors import Replaced
+from coordinator.errors import CoordinatorError, Replaced
 from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal, Relays
 from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status, Transaction
 from coordinator.protocol.policy import poll_every_s
@@ -30,6 +31,8 @@ class Finisher:
     clock: Clock
     relays: Relays
     gather_s: float = limits.FINISH_GATHER_S
+    pending: set[Gid] = field(default_factory=set)
+    """Transactions that have ended, and are not recorded yet."""
     _waiting: list[Run] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
@@ -51,15 +54,16 @@ class Finisher:
 
     async def finish(self, run: Run) -> None:
         """Take *run*, which owes nothing any more. Raises the one alert where a branch ended against the decision."""
-        if run.transaction.heuristic:
-            endings = ", ".join(f"{name} {ending}" for name, ending in run.transaction.endings.items())
-            await self.alerts.raise_alert(run.transaction.gid, "heuristic", endings)
         deferred = Ending.DEFERRED in run.transaction.endings.values()
         if deferred or (run.messages and run.transaction.recipe is Recipe.OUTBOX):
             self.relays.wake(poll_every_s(run.policy))
         if run.journalled:
             self._waiting.append(run)
+            self.pending.add(run.transaction.gid)
             self._wake.set()
+        if run.transaction.heuristic:
+            endings = ", ".join(f"{name} {ending}" for name, ending in run.transaction.endings.items())
+            await self.alerts.raise_alert(run.transaction.gid, "heuristic", endings)
 
     async def flush(self) -> None:
         """Record what waits now. Raises what recording raised; then it still waits."""
@@ -94,11 +98,21 @@ class Finisher:
             for name, ending in run.transaction.endings.items():
                 if run.outbox is not None and ending is Ending.COMMITTED and self.participants[name].publishes:
                     delivered[run.outbox].append((run.transaction.gid, name))
-        for holder, pairs in delivered.items():
-            participant = self.participants[holder].participant
-            assert isinstance(participant, HoldsOutbox), f"{holder} holds no outbox"
-            await participant.clear_outbox(pairs)
-        await asyncio.gather(*(self._finish(run.transaction) for run in batch))
+        away = {holder for holder, pairs in delivered.items() if not await self._cleared(holder, pairs)}
+        self._waiting += [run for run in batch if run.outbox in away]
+        await asyncio.gather(*(self._finish(run.transaction) for run in batch if run.outbox not in away))
+        self.pending -= {run.transaction.gid for run in batch if run.outbox not in away}
+
+    async def _cleared(self, holder: BranchName, delivered: list[tuple[Gid, BranchName]]) -> bool:
+        """Whether *holder* has deleted what was delivered; one database that is away does not hold up the others."""
+        participant = self.participants[holder].participant
+        assert isinstance(participant, HoldsOutbox), f"{holder} holds no outbox"
+        try:
+            await participant.clear_outbox(delivered)
+        except (CoordinatorError, *UNKNOWN) as failure:
+            logger.warning("the outbox of %s is cleared later: %r", holder, failure)
+            return False
+        return True
 
     async def _finish(self, transaction: Transaction) -> None:
         outcome = Outcome.COMMIT if transaction.status is Status.COMMITTED else Outcome.ABORT

@@ -9,7 +9,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import assert_never, cast
 
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
@@ -58,8 +58,7 @@ class Performer:
             case Decide():
                 return await self._decide(run, action)
             case Commit():
-                ending = await self._participant(action.branch).commit(run.transaction.prepared(action.branch))
-                return Settled(action.branch, ending)
+                return Settled(action.branch, await self._commit(run, action.branch))
             case Abort():
                 return Settled(action.branch, await self._abort(run, action.branch))
             case Release():
@@ -83,8 +82,10 @@ class Performer:
                 await self._drop_session(run, branch)
                 await self.clock.sleep(pause_s)
             try:
-                async with asyncio.timeout(self._within_s(run, branch)):
-                    session = await self.open_session(run, branch)
+                session = run.sessions.get(branch)
+                if session is None:
+                    async with asyncio.timeout(self._within_s(run, branch)):
+                        session = await self.open_session(run, branch)
                 vote, evidence = await session.vote(self._within_s(run, branch))
             except (Refused, Unavailable, *UNKNOWN) as failure:
                 failures.append(failure)
@@ -117,10 +118,9 @@ class Performer:
         if session is None:
             session = await self._participant(branch).begin(run.transaction.gid, recipe=run.transaction.recipe)
             run.sessions[branch] = session
-            if isinstance(session, PublishingSession):
-                for message in run.messages:
-                    if message.participant == branch:
-                        session.publish(message)
+            for message in run.messages:
+                if message.participant == branch:
+                    cast("PublishingSession", session).publish(message)
         return session
 
     def _within_s(self, run: Run, branch: BranchName) -> float:
@@ -147,7 +147,11 @@ class Performer:
         return await self._write(run, Standing.INTENT)
 
     async def _hold(self, run: Run, reason: str) -> Event:
-        event = await self._write(run, Standing.PARKED, reason=reason)
+        if run.journalled:  # Its intent stands: that row becomes the parked one.
+            gid = run.transaction.gid
+            event = _fact(await self.journal.conclude(gid, Standing.PARKED, reason=reason, hold_s=run.hold_s), reason)
+        else:
+            event = await self._write(run, Standing.PARKED, reason=reason)
         if isinstance(event, HeldForOperator):
             await self.alerts.raise_alert(run.transaction.gid, "parked", reason)
         return event
@@ -160,8 +164,7 @@ class Performer:
         return await self._write(run, Standing.COMMIT if action.outcome is Outcome.COMMIT else Standing.ABORT)
 
     async def _decide_through(self, run: Run, carrier: BranchName) -> Event:
-        session = run.sessions[carrier]
-        assert isinstance(session, DecidingSession), f"{carrier} cannot carry the decision"
+        session = cast("DecidingSession", run.sessions[carrier])  # Its role says so; see `recipes.database_role`.
         run.outbox = carrier if run.messages else None
         promised = {name for name, vote in run.transaction.votes.items() if vote is Vote.YES}
         ready = frozenset(message.participant for message in run.messages) - promised
@@ -211,6 +214,12 @@ class Performer:
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
 
     # ── the second phase ──
+
+    async def _commit(self, run: Run, branch: BranchName) -> Ending:
+        ending = await self._participant(branch).commit(run.transaction.prepared(branch))
+        if ending is Ending.HAZARD:
+            await self.alerts.raise_alert(run.transaction.gid, "hazard", f"nobody can tell how {branch} ended")
+        return ending
 
     async def _abort(self, run: Run, branch: BranchName) -> Ending:
         voted_yes = run.transaction.votes.get(branch) is Vote.YES

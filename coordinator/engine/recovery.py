@@ -40,7 +40,7 @@ class Recovery:
     async def once(self) -> None:
         """Take over from dead owners, drive their transactions, settle their ids, sweep the participants."""
         dead = await self.ownership.owners.take_over(self.ownership.lease)
-        adopted = await self.journal.adopt()
+        adopted = await self.journal.adopt({*self.driver.runs, *self.driver.finisher.pending})
         for found in adopted:
             self._drive(found)
         for owner in dead:
@@ -57,16 +57,11 @@ class Recovery:
         self.driver.start(run)
 
     async def _settle_ids(self, owner: str) -> None:
-        """Abort what is open on a dead owner's ids, unless a transaction that is being driven still names it."""
-        named = {
-            evidence.get("transactional_id")
-            for run in self.driver.runs.values()
-            for evidence in run.transaction.evidence.values()
-        }
+        """Abort what is open on a dead owner's ids. Those that an unfinished record names are not listed yet."""
         left = False
         for cluster, transactional_id in await self.ids.of(owner):
             registered = self.participants.get(BranchName(cluster))
-            if transactional_id in named or registered is None:
+            if registered is None:
                 left = True
                 continue
             participant = registered.participant

@@ -7,7 +7,7 @@ are this process' alone: a recovered transaction runs without them.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.ports import Ability, Message, Participant, Record, Session, Standing
+from coordinator.ports import Ability, Lease, Message, Participant, Record, Session, Standing
 from coordinator.protocol.model import BranchName, Status, Transaction
 from coordinator.protocol.policy import FailurePolicy, Park, Retry, Rollback
 from coordinator.protocol.two_phase import restored
@@ -38,6 +38,8 @@ class Run:
     deadline_s: float = float("inf")
     """On this process' monotonic clock."""
     key: str | None = None
+    lease: Lease | None = None
+    """What its branches are made under; a process that was replaced since then cannot decide it."""
     outbox: BranchName | None = None
     """The database branch in which the messages stand as waiting rows, if they do."""
     sessions: dict[BranchName, Session] = field(default_factory=dict)
@@ -57,10 +59,15 @@ class Run:
         """Keep the first failure: later ones are its consequences."""
         self.failure = self.failure or failure
 
+    @property
+    def hold_s(self) -> float | None:
+        """How long it may be held for an operator; None is until one decides."""
+        final = self.policy.then if isinstance(self.policy, Retry) else self.policy
+        return final.hold_s if isinstance(final, Park) else None
+
     def record(self, standing: Standing, *, reason: str = "") -> Record:
         """The journal's row about this transaction, were it decided so now."""
         transaction = self.transaction
-        final = self.policy.then if isinstance(self.policy, Retry) else self.policy
         return Record(
             gid=transaction.gid,
             name=transaction.name,
@@ -72,7 +79,8 @@ class Run:
             reason=reason or transaction.reason,
             key=self.key,
             outbox=self.outbox,
-            hold_s=final.hold_s if isinstance(final, Park) else None,
+            hold_s=self.hold_s,
+            lease=self.lease,
         )
 
 

@@ -57,6 +57,7 @@ class TransactionEngine:
         self._loops = [
             self._loop("lease", self.ownership.renew, self.pace.renewal_s),
             self._loop("recovery", self.recovery.once, self.pace.recovery_s),
+            self._loop("purge", self._purge, limits.PURGE_PERIOD_S),
         ]
         for loop in self._loops:
             await loop.start()
@@ -89,6 +90,7 @@ class TransactionEngine:
             policy=policy,
             deadline_s=self.clock.monotonic_s() + deadline_s,
             key=key,
+            lease=self.ownership.lease,
         )
         return EngineWork(
             run=run,
@@ -128,6 +130,10 @@ class TransactionEngine:
             for name, registered in self.participants.items()
             if registered.publishes
         }
+
+    async def _purge(self) -> None:
+        while await self.journal.purge():
+            continue
 
     def _loop(self, name: str, round_: Callable[[], Awaitable[None]], period_s: float) -> Periodic:
         return Periodic(name=name, round_=round_, period_s=period_s, clock=self.clock, chance=self.chance)

@@ -13,7 +13,7 @@ from coordinator import limits
 from coordinator.engine.driver import Driver
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, resume
-from coordinator.errors import Refused, Unavailable
+from coordinator.errors import CoordinatorError
 from coordinator.gids import issued_at
 from coordinator.ports import Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Gid, Recipe, Role
@@ -48,12 +48,18 @@ class Sweep:
         seen: set[tuple[Gid, BranchName]] = set()
         for name, registered in self.participants.items():
             try:
-                for doubtful in await registered.participant.in_doubt():
-                    seen.add((doubtful.prepared.gid, name))
-                    if doubtful.prepared.gid not in busy:
-                        await self._look_at(registered.participant, doubtful)
-            except (Refused, Unavailable, *UNKNOWN) as failure:
+                found = await registered.participant.in_doubt()
+            except (CoordinatorError, *UNKNOWN) as failure:
                 logger.warning("%s could not be swept: %r", name, failure)
+                continue
+            for doubtful in found:
+                seen.add((doubtful.prepared.gid, name))
+                if doubtful.prepared.gid in busy:
+                    continue
+                try:
+                    await self._look_at(registered.participant, doubtful)
+                except (CoordinatorError, *UNKNOWN) as failure:
+                    logger.warning("%s of %s is swept again later: %r", name, doubtful.prepared.gid, failure)
         self._first_seen_s = {key: at for key, at in self._first_seen_s.items() if key in seen}
 
     async def _look_at(self, participant: Participant, doubtful: Doubtful) -> None:

@@ -4,14 +4,22 @@ What a client steers and nothing else: the rules are the protocol's, the loop is
 """
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from coordinator import limits
 from coordinator.engine.driver import Driver, outcome_of
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, Run
-from coordinator.errors import CircuitOpen, DeadlineExceeded, InvalidDefinition, NothingEnlisted, Refused, Unavailable
+from coordinator.errors import (
+    CircuitOpen,
+    CoordinatorError,
+    DeadlineExceeded,
+    InvalidDefinition,
+    NothingEnlisted,
+    Refused,
+    Unavailable,
+)
 from coordinator.ports import Ability, ConnectedSession, HoldsOutbox, Message, PublishingSession
 from coordinator.protocol.events import Decided
 from coordinator.protocol.model import Branch, BranchName, Gid, OnNo, Outcome, Recipe, Role, Transaction
@@ -28,6 +36,7 @@ class EngineWork:
     participants: Participants
     driver: Driver
     settle_within_s: float = limits.SETTLE_WITHIN_S
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def gid(self) -> Gid:
@@ -44,14 +53,17 @@ class EngineWork:
         name = self._registered(participant)
         if self.participants[name].publishes:
             raise InvalidDefinition(f"{name} takes messages: call publish, not enlist", participant=name)
+        async with self._opening:
+            return await self._enlist(name)
+
+    async def _enlist(self, name: BranchName) -> Any:
         session = self.run.sessions.get(name)
         if session is None:
             if database_role(self.run.transaction.recipe) is Role.DECIDER:
                 self._refuse_second_decider(name)
             session = await self.participants[name].participant.begin(self.gid, recipe=self.run.transaction.recipe)
             self.run.sessions[name] = session
-        assert isinstance(session, ConnectedSession), f"{name} neither publishes nor has a connection"
-        return session.connection
+        return cast("ConnectedSession", session).connection  # What does not publish has a connection.
 
     async def publish(self, message: Message) -> None:
         """Take a message. A broker that cannot be reached is the policy's business, later; a bad message is not."""
@@ -62,11 +74,12 @@ class EngineWork:
         if self.run.transaction.recipe is Recipe.OUTBOX:
             self.run.messages.append(message)
             return
-        first = not any(earlier.participant == name for earlier in self.run.messages)
-        session = self.run.sessions.get(name)
-        if session is None and first:
-            session = await self._open_publisher(name)
-        if isinstance(session, PublishingSession):
+        session = cast("PublishingSession | None", self.run.sessions.get(name))
+        if session is None and not self.run.failures.get(name):
+            async with self._opening:
+                known = cast("PublishingSession | None", self.run.sessions.get(name))
+                session = known or await self._open_publisher(name)
+        if session is not None:
             session.publish(message)
         self.run.messages.append(message)
 
@@ -79,9 +92,12 @@ class EngineWork:
             return await self.abort("the deadline passed before the block ended")
         try:
             await self._back_messages()
-        except (Refused, Unavailable, *UNKNOWN) as failure:
+        except (CoordinatorError, *UNKNOWN) as failure:
             self.run.failed(failure)
             return await self.abort(f"the messages could not be written beside the business rows: {failure}")
+        except BaseException as failure:
+            self._begin_abort(f"the block's end raised {type(failure).__name__}")
+            raise
         self._define_branches()
         if problem := self._two_last():
             self.run.failed(InvalidDefinition(problem, gid=self.gid))
@@ -90,9 +106,13 @@ class EngineWork:
 
     async def abort(self, reason: str) -> Transaction:
         """Undo everything that was begun. Nothing of it was promised, so nothing needs to be remembered."""
+        self._begin_abort(reason)
+        return await self._drive()
+
+    def _begin_abort(self, reason: str) -> None:
         self._define_branches()
         self.run.transaction = evolve(self.run.transaction, Decided(Outcome.ABORT, reason))
-        return await self._drive()
+        self.driver.start(self.run)
 
     async def _drive(self) -> Transaction:
         task = self.driver.start(self.run)
@@ -123,8 +143,7 @@ class EngineWork:
             self.run.failures[name] = [failure]
             self.run.publish_until_s.pop(name, None)
             return None
-        assert isinstance(session, PublishingSession), f"{name} says that it publishes, and does not"
-        return session
+        return cast("PublishingSession", session)
 
     async def _back_messages(self) -> None:
         """Put the messages beside the business rows before anything is prepared, where the policy may need them there.
@@ -140,7 +159,9 @@ class EngineWork:
         if defers:
             if not self._databases():
                 await self.enlist(self._outbox_holder())
-            holder = next(name for name in self._databases() if self._holds_outbox(name))
+            holder = next((name for name in self._databases() if self._holds_outbox(name)), None)
+            if holder is None:
+                raise InvalidDefinition("none of the enlisted databases has an outbox to deliver the messages from")
             participant = self.participants[holder].participant
             assert isinstance(participant, HoldsOutbox), f"{holder} says that it holds an outbox, and does not"
             await participant.write_outbox(run.sessions[holder], self.gid, run.messages)
@@ -154,7 +175,8 @@ class EngineWork:
         backed = self.run.outbox is not None or (recipe is Recipe.COMMIT_RECORD and bool(databases))
         if recipe is not Recipe.OUTBOX:
             role = publisher_role(recipe, with_database=bool(databases))
-            for name in {message.participant: None for message in self.run.messages}:
+            opened = [name for name in self.run.sessions if self.participants[name].publishes]
+            for name in dict.fromkeys([*(message.participant for message in self.run.messages), *opened]):
                 meaning = on_no(self.run.policy) if backed else OnNo.ABORT
                 branches[name] = Branch(name=name, role=role, on_no=meaning, backed=backed)
         self.run.transaction = replace(self.run.transaction, branches=branches)

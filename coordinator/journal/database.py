@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 
 from coordinator import limits
-from coordinator.errors import Disconnected, Misconfigured, Unavailable
+from coordinator.errors import Disconnected, Misconfigured, Refused, Unavailable
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Result = TypeVar("Result")
@@ -45,9 +45,14 @@ class JournalConnection:
             try:
                 async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
                     return await work(connection)
+            except asyncpg.DataError as failure:
+                raise Refused(f"the journal cannot store this: {failure}") from failure
             except (*_LOST, *_REFUSED_NOW) as failure:
                 self._drop()
                 raise Disconnected(f"the journal's database did not answer: {failure!r}") from failure
+            except asyncpg.PostgresError as failure:
+                # The server answered, and rolled the statement back.
+                raise Unavailable(f"the journal's database refuses: {failure!r}") from failure
             except asyncio.CancelledError:
                 self._drop()
                 raise

@@ -7,7 +7,7 @@ There is no timer: an idle journal flushes at once, and a busy one shares each d
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from coordinator import limits
 from coordinator.errors import Unavailable
@@ -20,10 +20,15 @@ class GroupCommit(Generic[Item, Result]):
     """A queue before one writer. *flush* makes a batch durable and returns a result, or an exception, for each item."""
 
     def __init__(
-        self, name: str, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]]
+        self,
+        name: str,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        order: Callable[[Item], Any] | None = None,
     ) -> None:
         self._name = name
         self._flush = flush
+        self._order = order
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -54,6 +59,9 @@ class GroupCommit(Generic[Item, Result]):
         while self._waiting:
             batch, self._waiting = self._waiting[: limits.JOURNAL_BATCH_MAX], self._waiting[limits.JOURNAL_BATCH_MAX :]
             self.flushes += 1
+            if self._order is not None:
+                order = self._order
+                batch.sort(key=lambda entry: order(entry[0]))
             try:
                 results: Sequence[Result | BaseException] = await self._flush([item for item, _ in batch])
             except Exception as failure:  # noqa: BLE001 - the loop's edge: whatever it was, each of the batch is told.

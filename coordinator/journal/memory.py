@@ -5,7 +5,7 @@ Python process, which is the one promise that it cannot keep.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,7 +84,7 @@ class MemoryJournal:
         self, connection: Any, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
     ) -> None:
         """Stage the insert on *connection*, whose commit carries it out (see `MemoryConnection` in the participant)."""
-        owner, term = self._owner()
+        owner, term = self._owner(record)
         self._refuse_conflict(record)
 
         def insert() -> None:
@@ -94,7 +94,9 @@ class MemoryJournal:
 
         connection.stage(insert)
 
-    async def conclude(self, gid: Gid, standing: Standing, *, reason: str = "") -> Standing:
+    async def conclude(
+        self, gid: Gid, standing: Standing, *, reason: str = "", hold_s: float | None = None
+    ) -> Standing:
         """Turn an INTENT or PARKED row into a decision, once; what stands."""
 
         async def turn() -> Standing:
@@ -102,7 +104,7 @@ class MemoryJournal:
             if row is None:
                 raise Refused(f"the journal has no record of {gid}", gid=gid)
             if row.record.standing in (Standing.INTENT, Standing.PARKED):
-                row.record = replace(row.record, standing=standing, reason=reason or row.record.reason)
+                row.record = replace(row.record, standing=standing, reason=reason or row.record.reason, hold_s=hold_s)
                 row.owner, row.term = self._owner()
             return row.record.standing
 
@@ -121,19 +123,19 @@ class MemoryJournal:
 
         await boundary("journal.finish", mark)
 
-    async def adopt(self) -> Sequence[Adopted]:
+    async def adopt(self, busy: Collection[Gid] = ()) -> Sequence[Adopted]:
         """Make unfinished records of the dead this process' own."""
 
         async def take() -> Sequence[Adopted]:
             me, term = self._owner()
             now_s, adopted = self.world.now_s(), []
             for row in self.world.rows.values():
-                held_too_long = (
-                    row.record.standing is Standing.PARKED and row.created_s + (row.record.hold_s or 0) < now_s
-                )
+                held_s = float("inf") if row.record.hold_s is None else row.record.hold_s
+                held_too_long = row.record.standing is Standing.PARKED and row.created_s + held_s < now_s
+                idle = row.record.gid not in busy and row.created_s + limits.OWN_RECORD_IDLE_S < now_s
                 if row.done or (row.record.standing is Standing.PARKED and not held_too_long):
                     continue
-                if not held_too_long and (row.owner == me or not self._dead(row, me)):
+                if not held_too_long and not (idle if row.owner == me else self._dead(row, me)):
                     continue
                 if held_too_long:
                     reason = "held for longer than it may be"
@@ -157,11 +159,23 @@ class MemoryJournal:
                 return record
         return None
 
+    async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
+        """Forget clean records that were finished and made longer ago than this; how many."""
+        alerted = {gid for gid, _ in self.world.alerts}
+        old = [
+            gid
+            for gid, row in self.world.rows.items()
+            if row.done and gid not in alerted and row.created_s + older_than_s < self.world.now_s()
+        ]
+        for gid in old:
+            del self.world.rows[gid]
+        return len(old)
+
     def _insert(self, record: Record) -> Standing:
         standing = self.world.rows.get(record.gid)
         if standing is not None:
             return standing.record.standing
-        owner, term = self._owner() if record.standing is not Standing.ABORT else self._anyone()
+        owner, term = self._owner(record) if record.standing is not Standing.ABORT else self._anyone()
         if record.standing is not Standing.ABORT:
             holder = self.world.owners.get(owner)
             if holder is None or holder.term != term:
@@ -182,10 +196,11 @@ class MemoryJournal:
         owner = self.world.owners.get(row.owner)
         return owner is None or owner.taken_by == me or owner.term > row.term
 
-    def _owner(self) -> tuple[str, int]:
-        if self.lease is None:
+    def _owner(self, record: Record | None = None) -> tuple[str, int]:
+        lease = (record.lease if record is not None else None) or self.lease
+        if lease is None:
             raise Replaced("this process is no owner: it has not registered, or it has resigned")
-        return self.lease.owner, self.lease.term
+        return lease.owner, lease.term
 
     def _anyone(self) -> tuple[str, int]:
         return self._owner() if self.lease is not None else ("(nobody)", 0)
@@ -211,6 +226,7 @@ class MemoryOwners:
         """Prolong *lease*. Raises `Replaced` where its term has been bumped."""
         owner = self._world.owners.get(lease.owner)
         if owner is None or owner.term != lease.term:
+            self._journal.lease = None
             raise Replaced(f"owner {lease.owner} has lost its term {lease.term}")
         owner.lease_until_s = self._world.now_s() + self._lease_s
         return lease
@@ -248,16 +264,24 @@ class MemoryTransactionalIds:
 
     async def claim(self, cluster: str, count: int) -> Sequence[str]:
         """Make *count* new ids, this process' own."""
-        if self._journal.lease is None:
+        lease = self._journal.lease
+        holder = None if lease is None else self._world.owners.get(lease.owner)
+        if lease is None or holder is None or holder.term != lease.term:
             raise Replaced("this process is no owner, so it can own no transactional id")
         made = [f"{self._prefix}-{self._world.numbers + n}" for n in range(1, count + 1)]
         self._world.numbers += count
-        self._world.ids |= {(cluster, name): self._journal.lease.owner for name in made}
+        self._world.ids |= {(cluster, name): lease.owner for name in made}
         return made
 
     async def of(self, owner: str) -> Sequence[tuple[str, str]]:
-        """The (cluster, transactional id) pairs of *owner*."""
-        return sorted(pair for pair, owned_by in self._world.ids.items() if owned_by == owner)
+        """The (cluster, transactional id) pairs of *owner*, but those that an unfinished record names."""
+        named = {
+            evidence.get("transactional_id")
+            for row in self._world.rows.values()
+            if not row.done
+            for evidence in row.record.evidence.values()
+        }
+        return sorted(pair for pair, of in self._world.ids.items() if of == owner and pair[1] not in named)
 
     async def release(self, cluster: str, transactional_id: str) -> None:
         """Forget an id on which nothing is open."""

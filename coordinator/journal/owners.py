@@ -27,7 +27,7 @@ class PostgresOwners:
         owner = f"{self._owner_id}-{self._registrations}"
         term = await boundary(
             "owner.register",
-            lambda: self._journal.forced.run(lambda c: c.fetchval(SQL["register"], owner, self._lease_s)),
+            lambda: self._journal.owning.run(lambda c: c.fetchval(SQL["register"], owner, self._lease_s)),
         )
         return self._hold(Lease(owner=owner, term=term, seconds=self._lease_s))
 
@@ -35,18 +35,19 @@ class PostgresOwners:
         """Prolong *lease*. Raises `Replaced` where its term has been bumped."""
         term = await boundary(
             "owner.renew",
-            lambda: self._journal.questions.run(
+            lambda: self._journal.owning.run(
                 lambda c: c.fetchval(SQL["renew"], lease.owner, lease.term, self._lease_s)
             ),
         )
         if term is None:
+            self._journal.lease = None  # Nothing is claimed or decided under it any more.
             raise Replaced(f"owner {lease.owner} has lost its term {lease.term}")
         return self._hold(lease)
 
     async def resign(self, lease: Lease) -> None:
         """End *lease* now."""
         self._journal.lease = None
-        await self._journal.forced.run(lambda c: c.execute(SQL["resign"], lease.owner, lease.term))
+        await self._journal.owning.run(lambda c: c.execute(SQL["resign"], lease.owner, lease.term))
 
     async def take_over(self, lease: Lease) -> Sequence[str]:
         """Bump the terms of expired owners; all that this process has taken over and not buried yet."""
@@ -79,8 +80,10 @@ class PostgresTransactionalIds:
         if lease is None:
             raise Replaced("this process is no owner, so it can own no transactional id")
         rows = await self._journal.forced.run(
-            lambda c: c.fetch(SQL["claim_ids"], cluster, self._prefix, lease.owner, count)
+            lambda c: c.fetch(SQL["claim_ids"], cluster, self._prefix, lease.owner, count, lease.term)
         )
+        if not rows:
+            raise Replaced(f"owner {lease.owner} has lost its term {lease.term}, and can own no new id")
         return [row["transactional_id"] for row in rows]
 
     async def of(self, owner: str) -> Sequence[tuple[str, str]]:

@@ -1,11 +1,11 @@
 """The journal in PostgreSQL: decisions share their durable writes, and first insert wins.
 
-Three connections: one for what is forced (decisions), one for what is not (finishing, with `synchronous_commit` off: a
-crash that forgets it costs a repeated question), one for questions. The statements are in `queries.sql`.
+Four connections: for what is forced (decisions); for leases, which nothing may delay; for what is not forced
+(finishing: a crash that forgets it costs a repeated question); and for questions. The statements are in `queries.sql`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,15 @@ class PostgresJournal:
     def __init__(self, url: str) -> None:
         self.lease: Lease | None = None
         """What decisions are written under; kept up to date by the owner's registration and renewal."""
-        self.forced = JournalConnection(url)
+        self.forced = JournalConnection(url, {"lock_timeout": f"{int(limits.PARTICIPANT_CALL_S * 800)}ms"})
+        self.owning = JournalConnection(url)
         self.lazy = JournalConnection(url, {"synchronous_commit": "off"})
         self.questions = JournalConnection(url)
-        self._decisions: GroupCommit[Record, Standing] = GroupCommit("journal: decisions", self._flush_decisions)
+        self._decisions: GroupCommit[Record, Standing] = GroupCommit(
+            "journal: decisions",
+            self._flush_decisions,
+            order=lambda record: (record.name, record.key or "", record.gid),  # Two replicas never wait in a circle.
+        )
         self._finishes: GroupCommit[_Finished, None] = GroupCommit("journal: finishes", self._flush_finishes)
 
     async def open(self) -> None:
@@ -45,7 +50,7 @@ class PostgresJournal:
         """Write what waits, and let go of the connections. Idempotent."""
         await self._decisions.close()
         await self._finishes.close()
-        for connection in (self.forced, self.lazy, self.questions):
+        for connection in (self.forced, self.owning, self.lazy, self.questions):
             await connection.close()
 
     async def identity(self) -> str:
@@ -60,7 +65,7 @@ class PostgresJournal:
         self, connection: Any, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
     ) -> None:
         """Insert *record* and its outbox rows on the caller's own transaction. See `ports.Journal`."""
-        owner, term = self._owner()
+        owner, term = self._owner(record)
         row = (record.gid, owner, term, record.name, record.recipe, record.key, record.reason, branches_json(record))
         if messages:
             columns = outbox_columns(messages, ready)
@@ -70,9 +75,11 @@ class PostgresJournal:
         if written is None:
             raise await self._why_refused(connection, record)
 
-    async def conclude(self, gid: Gid, standing: Standing, *, reason: str = "") -> Standing:
+    async def conclude(
+        self, gid: Gid, standing: Standing, *, reason: str = "", hold_s: float | None = None
+    ) -> Standing:
         """Turn an INTENT or PARKED row into a decision, once; what stands."""
-        arguments = (gid, standing, reason, *self._owner())
+        arguments = (gid, standing, reason, *self._owner(), hold_s)
         await boundary(
             "journal.conclude",
             lambda: self.forced.run(lambda connection: connection.execute(SQL["conclude"], *arguments)),
@@ -87,9 +94,9 @@ class PostgresJournal:
         """Record that nothing is owed any more; written, but not forced."""
         await self._finishes.submit((gid, outcome, endings))
 
-    async def adopt(self) -> Sequence[Adopted]:
+    async def adopt(self, busy: Collection[Gid] = ()) -> Sequence[Adopted]:
         """Make unfinished records of the dead this process' own. See `ports.Journal`."""
-        arguments = (*self._owner(), limits.JOURNAL_BATCH_MAX)
+        arguments = (*self._owner(), limits.JOURNAL_BATCH_MAX, list(busy), limits.OWN_RECORD_IDLE_S)
         rows = await boundary(
             "journal.adopt",
             lambda: self.forced.run(lambda connection: connection.fetch(SQL["adopt"], *arguments)),
@@ -112,10 +119,12 @@ class PostgresJournal:
         done = await self.lazy.run(lambda connection: connection.execute(SQL["purge"], *arguments))
         return int(done.split()[-1])
 
-    def _owner(self) -> tuple[str, int]:
-        if self.lease is None:
+    def _owner(self, record: Record | None = None) -> tuple[str, int]:
+        """The lease that *record*'s branches were made under, or else this process' own."""
+        lease = (record.lease if record is not None else None) or self.lease
+        if lease is None:
             raise Replaced("this process is no owner: it has not registered, or it has resigned")
-        return self.lease.owner, self.lease.term
+        return lease.owner, lease.term
 
     async def _why_refused(self, connection: Connection, record: Record) -> Refused:
         stands = await connection.fetchval("SELECT standing FROM unanimity.decisions WHERE gid = $1", record.gid)
@@ -124,8 +133,10 @@ class PostgresJournal:
         return Refused(f"{record.gid} was decided already: {stands or 'by a transaction that is not visible here'}")
 
     async def _flush_decisions(self, batch: Sequence[Record]) -> Sequence[Standing | BaseException]:
-        owner, term = self._owner() if any(r.standing is not Standing.ABORT for r in batch) else self._anyone()
+        leases = [self._owner(r) if r.standing is not Standing.ABORT else self._anyone() for r in batch]
         columns = (
+            [owner for owner, _ in leases],
+            [term for _, term in leases],
             [record.gid for record in batch],
             [record.standing for record in batch],
             [record.name for record in batch],
@@ -136,15 +147,18 @@ class PostgresJournal:
             [record.outbox for record in batch],
             [record.hold_s for record in batch],
         )
-        rows = await self.forced.run(lambda connection: connection.fetch(SQL["decide"], owner, term, *columns))
-        written = {row["gid"] for row in rows}
-        held = bool(rows[0]["held"])
+        rows = await self.forced.run(lambda connection: connection.fetch(SQL["decide"], *columns))
+        written = {row["gid"] for row in rows if row["written"]}
+        held = {row["gid"] for row in rows if not row["written"]}
         others = [record.gid for record in batch if record.gid not in written]
         standing: dict[str, Standing] = {}
         if others:
             found = await self.forced.run(lambda connection: connection.fetch(SQL["standings"], others))
             standing = {row["gid"]: Standing(row["standing"]) for row in found}
-        return [_stands(record, written, standing, held=held) for record in batch]
+        return [
+            _stands(record, written, standing, held=f"{owner}/{term}" in held)
+            for record, (owner, term) in zip(batch, leases, strict=True)
+        ]
 
     async def _flush_finishes(self, batch: Sequence[_Finished]) -> Sequence[None]:
         gids, outcomes = [gid for gid, _, _ in batch], [outcome for _, outcome, _ in batch]

@@ -1,23 +1,27 @@
 -- decide --
 -- Insert decisions, first insert wins. INTENT, PARKED and COMMIT only while we hold our term: the owner's row is locked,
 -- so that a takeover and a decision exclude each other. An ABORT may be written by anyone, at any time.
-WITH held AS MATERIALIZED (
-    SELECT owner FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR UPDATE
-), proposed AS (
-    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::jsonb[],
-        $10::text[], $11::float8[]) AS p (gid, standing, name, recipe, key, reason, branches, outbox, hold_s)
+WITH proposed AS (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+        $8::text[], $9::jsonb[], $10::text[], $11::float8[])
+        AS p (owner, term, gid, standing, name, recipe, key, reason, branches, outbox, hold_s)
+), held AS MATERIALIZED (
+    SELECT o.owner, o.term FROM unanimity.owners AS o
+    WHERE (o.owner, o.term) IN (SELECT owner, term FROM proposed WHERE standing <> 'abort')
+    ORDER BY o.owner FOR UPDATE
 ), written AS (
     INSERT INTO unanimity.decisions
         (gid, standing, owner, term, name, recipe, idempotency_key, reason, branches, outbox, hold_until)
-    SELECT gid, standing, $1, $2, name, recipe, key, reason, branches, outbox, now() + make_interval(secs => hold_s)
+    SELECT gid, standing, owner, term, name, recipe, key, reason, branches, outbox,
+           now() + make_interval(secs => hold_s)
     FROM proposed
-    WHERE standing = 'abort' OR EXISTS (SELECT FROM held)
+    WHERE standing = 'abort' OR (owner, term) IN (SELECT owner, term FROM held)
     ON CONFLICT DO NOTHING
     RETURNING gid
 )
-SELECT gid, (SELECT count(*) FROM held) AS held FROM written
+SELECT gid, true AS written FROM written
 UNION ALL
-SELECT '', (SELECT count(*) FROM held);
+SELECT owner || '/' || term, false FROM held;
 
 -- standings --
 -- What stands about these transactions, as committed now.
@@ -53,7 +57,8 @@ RETURNING gid;
 -- conclude --
 -- An intent or a parked transaction becomes a decision, once; whoever concludes it finishes it.
 UPDATE unanimity.decisions SET
-    standing = $2, reason = CASE WHEN $3 = '' THEN reason ELSE $3 END, concluded_at = now(), owner = $4, term = $5
+    standing = $2, reason = CASE WHEN $3 = '' THEN reason ELSE $3 END, concluded_at = now(), owner = $4, term = $5,
+    hold_until = now() + make_interval(secs => $6)
 WHERE gid = $1 AND standing IN ('intent', 'parked');
 
 -- finish --
@@ -69,27 +74,32 @@ WHERE d.gid = f.gid AND d.done_at IS NULL;
 -- Make unfinished records of the dead ours: of owners we took over, of owners that are no longer listed, and records
 -- whose owner's term has moved past them. And, once, parked records that were held for longer than they may be.
 WITH found AS (
-    SELECT d.gid, d.owner AS former
+    SELECT d.gid, d.owner AS former, d.standing
     FROM unanimity.decisions AS d LEFT JOIN unanimity.owners AS o USING (owner)
     WHERE d.done_at IS NULL AND d.owner <> $1
       AND (o.owner IS NULL OR o.taken_by = $1 OR o.term > d.term)
-      AND (d.standing <> 'parked' OR d.hold_until < now())
+      AND d.standing <> 'parked'
     UNION ALL
-    SELECT d.gid, d.owner FROM unanimity.decisions AS d
-    WHERE d.done_at IS NULL AND d.standing = 'parked' AND d.hold_until < now() AND d.owner = $1
+    SELECT d.gid, d.owner, d.standing FROM unanimity.decisions AS d
+    WHERE d.done_at IS NULL AND d.standing = 'parked' AND d.hold_until < now()
+    UNION ALL
+    SELECT d.gid, d.owner, d.standing FROM unanimity.decisions AS d
+    WHERE d.done_at IS NULL AND d.standing <> 'parked' AND d.owner = $1 AND d.gid <> ALL($4::text[])
+      AND d.created_at < now() - make_interval(secs => $5)
 ), locked AS (
-    SELECT d.gid FROM unanimity.decisions AS d
-    WHERE d.gid IN (SELECT gid FROM found) AND d.done_at IS NULL
-    ORDER BY d.gid LIMIT $3 FOR UPDATE SKIP LOCKED
+    -- Looked at once more under the lock: another process may have adopted it since.
+    SELECT d.gid, found.former FROM unanimity.decisions AS d JOIN found USING (gid)
+    WHERE d.owner = found.former AND d.standing = found.standing AND d.done_at IS NULL
+    ORDER BY d.gid LIMIT $3 FOR UPDATE OF d SKIP LOCKED
 )
 UPDATE unanimity.decisions AS d SET
     owner = $1,
     term = $2,
     standing = CASE WHEN d.standing = 'parked' THEN 'abort' ELSE d.standing END,
     reason = CASE WHEN d.standing = 'parked' THEN 'held for longer than it may be' ELSE d.reason END
-FROM locked JOIN found USING (gid)
+FROM locked
 WHERE d.gid = locked.gid
-RETURNING d.*, found.former, extract(epoch FROM now() - d.created_at)::float8 AS age_s;
+RETURNING d.*, locked.former, extract(epoch FROM now() - d.created_at)::float8 AS age_s;
 
 -- look_up --
 -- The row about one transaction.
@@ -144,13 +154,22 @@ DELETE FROM unanimity.owners AS o WHERE o.owner = $1
 
 -- claim_ids --
 -- New transactional ids, ours before anything is sent on them.
+WITH held AS MATERIALIZED (
+    SELECT owner FROM unanimity.owners WHERE owner = $3 AND term = $5 FOR SHARE
+)
 INSERT INTO unanimity.transactional_ids (cluster, transactional_id, owner)
-SELECT $1, $2 || '-' || nextval('unanimity.transactional_id_numbers'), $3 FROM generate_series(1, $4)
+SELECT $1, $2 || '-' || nextval('unanimity.transactional_id_numbers'), held.owner FROM held, generate_series(1, $4)
 RETURNING transactional_id;
 
 -- ids_of --
--- The ids of one owner.
-SELECT cluster, transactional_id FROM unanimity.transactional_ids WHERE owner = $1 ORDER BY 1, 2;
+-- The ids of one owner, but those that an unfinished decision names: that is finished first.
+SELECT i.cluster, i.transactional_id FROM unanimity.transactional_ids AS i
+WHERE i.owner = $1 AND NOT EXISTS (
+    SELECT FROM unanimity.decisions AS d
+    WHERE d.done_at IS NULL AND d.branches @> jsonb_build_array(
+        jsonb_build_object('evidence', jsonb_build_object('transactional_id', i.transactional_id)))
+)
+ORDER BY 1, 2;
 
 -- release_id --
 -- Forget an id on which nothing is open.

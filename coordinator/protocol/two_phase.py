@@ -26,6 +26,8 @@ from coordinator.protocol.ballot import Tally, tally
 from coordinator.protocol.events import Decided, Event, HeldForOperator, Intended, Settled, Voted
 from coordinator.protocol.model import Branch, Ending, OnNo, Outcome, Role, Status, Transaction, Vote
 
+# How a branch ends whose messages the relay has to deliver: where nobody can tell, twice is better than never.
+_LOST = (Ending.ABORTED, Ending.HAZARD)
 _AFTER_REFUSAL = {OnNo.ABORT: Status.ABORTING, OnNo.DEFER: Status.COMMITTING, OnNo.PARK: Status.INTENDING}
 
 
@@ -125,7 +127,7 @@ def _settle(transaction: Transaction, event: Settled) -> Transaction:
             return _after_last_resource(settled, branch, event.ending)
         case Status.PREPARING if _won(transaction) and _sole(transaction, branch) and before is None:
             return _after_last_resource(settled, branch, event.ending)
-        case Status.COMMITTING if before is None or (before is Ending.ABORTED and event.ending is Ending.DEFERRED):
+        case Status.COMMITTING if before is None or (before in _LOST and event.ending is Ending.DEFERRED):
             return _finish(settled)
         case Status.ABORTING if before is None:
             return _finish(settled)
@@ -182,7 +184,7 @@ def _releases(transaction: Transaction) -> list[Action]:
         for name, branch in transaction.branches.items()
         if branch.backed
         and (
-            transaction.endings.get(name) is Ending.ABORTED
+            transaction.endings.get(name) in _LOST
             or (name not in transaction.endings and transaction.votes.get(name) is Vote.NO)
         )
     ]

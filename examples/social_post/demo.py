@@ -232,10 +232,9 @@ async def main(directory: Path) -> int:
     try:
         await asyncio.gather(postgres.start(), kafka.start())
         await kafka.create_topic(TOPIC)
-        url = f"{postgres.url}?application_name=posts"
         async with Observer(postgres.url, kafka.bootstrap) as seen:
             await seen.execute(TABLES)
-            async with coordinator_of(url, kafka.bootstrap, SETTINGS) as coordinator:
+            async with coordinator_of(postgres.url, kafka.bootstrap, SETTINGS) as coordinator:
                 demo = Demo(postgres, kafka, coordinator, seen)
                 await demo.run()
                 await until(lambda: _nothing_left(seen), 10.0)

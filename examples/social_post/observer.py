@@ -21,7 +21,9 @@ class Observer:
 
     async def __aenter__(self) -> "Observer":
         """Begin to read."""
-        self._pool = await asyncpg.create_pool(self._database, min_size=1, max_size=3)
+        self._pool = await asyncpg.create_pool(
+            self._database, min_size=1, max_size=3, server_settings={"application_name": "observer"}
+        )
         self._consumer = AIOKafkaConsumer(
             TOPIC,
             bootstrap_servers=self._brokers,
@@ -60,7 +62,7 @@ class Observer:
         """End every other connection to the database, as a failing network would."""
         await self._pool.fetchval(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'posts'"
+            "WHERE datname = current_database() AND application_name <> 'observer'"
         )
 
     async def leftovers(self) -> dict[str, int]:

@@ -21,9 +21,9 @@ _PURGE_BATCH = 1000
 
 def message_id(headers: Iterable[tuple[str, bytes]]) -> str:
     """The id in a message's headers. Raises `Refused` where there is none: then nothing tells a duplicate."""
-    for name, value in headers:
-        if name == HEADER:
-            return value.decode()
+    found = [value for name, value in headers if name == HEADER]
+    if found:
+        return found[-1].decode()  # Ours is the last, whatever the publishing code called its own.
     raise Refused(f"the message has no {HEADER!r} header: it was not published through the coordinator")
 
 

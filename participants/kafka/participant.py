@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator import limits
-from coordinator.errors import Disconnected, InDoubt, Misconfigured, Refused, Unavailable
+from coordinator.errors import Disconnected, InDoubt, Misconfigured, Refused, Replaced, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.ports import Ability, Doubtful, Message, TransactionalIds
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
@@ -200,7 +200,12 @@ class Kafka:
 
     async def _claim(self, count: int) -> list[str]:
         assert self.ids is not None, "the coordinator hands in the registry of ids before it opens a participant"
-        return list(await self.ids.claim(self.name, count))
+        try:
+            return list(await self.ids.claim(self.name, count))
+        except Replaced as replaced:
+            raise Unavailable(
+                f"{self.name}: this process is no owner at the moment", participant=self.name
+            ) from replaced
 
     async def _initialise(self, transactional_id: str) -> Producer:
         return await self._ask_for_producer(InitProducerId(transactional_id, self._timeout_ms))

@@ -1,6 +1,7 @@
 """Kafka as a relay sees it: rows go in, in order, and a future says when each is safe there."""
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class KafkaPublisher:
             await self._know(producer, topic)
         headers = [("message-id", row["message_id"].encode())]
         if row["headers"] != "[]":
-            headers = [(name, value.encode("latin-1")) for name, value in json.loads(row["headers"])] + headers
+            headers = [(name, base64.b64decode(value)) for name, value in json.loads(row["headers"])] + headers
         try:
             future: asyncio.Future[Any] = await producer.send(
                 topic, row["value"], key=row["key"], partition=row["partition"], headers=headers

@@ -65,6 +65,7 @@ class Relay:
         poll_every_s: float = 1.0,
         lease_s: float = limits.LEASE_S,
         batch: int = limits.OUTBOX_BATCH_MAX,
+        connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.figures = Figures()
         self.shards = Shards(
@@ -72,6 +73,7 @@ class Relay:
         )
         self.poll_every_s = poll_every_s
         self._url, self._publishers, self._batch = url, publishers, batch
+        self._options = dict(connect_options or {})
         self._pool: asyncpg.Pool[Any] | None = None
         self._wake = asyncio.Event()
         self._flights: set[asyncio.Task[None]] = set()
@@ -81,7 +83,7 @@ class Relay:
 
     async def start(self) -> None:
         """Create what is missing, claim shards, and begin. Returns when it is at work."""
-        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3)
+        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3, **self._options)
         async with self._connection() as connection:
             await apply(connection, "outbox", "relay")
             await connection.execute(SQL["shards"], limits.OUTBOX_SHARDS)
@@ -158,6 +160,8 @@ class Relay:
     async def _send(self, rows: Sequence[Row], held_up: set[Key]) -> int:
         while len(self._flights) >= IN_FLIGHT:
             await asyncio.wait(self._flights, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed or not self.shards.safe:
+            return 0  # What failed goes first, in the next pass: these rows may be behind it.
         sent: list[Row] = []
         futures: list[asyncio.Future[Any]] = []
         for row in rows:
@@ -178,12 +182,12 @@ class Relay:
                 self._failed = True
                 break
         if sent:
-            flight = asyncio.create_task(self._land(sent, futures))
+            flight = asyncio.create_task(self._land(sent, futures, held_up))
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
         return len(sent)
 
-    async def _land(self, rows: Sequence[Row], futures: Sequence["asyncio.Future[Any]"]) -> None:
+    async def _land(self, rows: Sequence[Row], futures: Sequence["asyncio.Future[Any]"], held_up: set[Key]) -> None:
         """Wait for the acknowledgements of one batch, and delete what was acknowledged."""
         terms = dict(self.shards.terms)
 
@@ -195,6 +199,7 @@ class Relay:
         for row, future in zip(rows, futures, strict=True):
             failure = future.exception()
             if failure is not None and self._publisher(row).refused(failure):
+                held_up.add((row["participant"], row["topic"], row["key"]))
                 await self._postpone(row, failure)
             elif failure is not None:
                 self._failed = True

@@ -15,7 +15,7 @@ from participants.postgres.slots import Slots
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
 
-_VERSION_MIN = 130_000  # pg_current_xact_id and pg_xact_status(xid8).
+_VERSION_MIN = 140_000  # pg_terminate_backend with a timeout.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ async def examine(connection: Connection, name: BranchName) -> Server:
 
 def _problem(row: Any, server_pid: int) -> str:
     if row["version"] < _VERSION_MIN:
-        return "is older than PostgreSQL 13: upgrade it"
+        return "is older than PostgreSQL 14: upgrade it"
     if row["standby"]:
         return "is a standby: transactions begin on the primary, so give its URL"
     if row["backend"] != server_pid:

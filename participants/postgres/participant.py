@@ -27,14 +27,19 @@ class Postgres:
 
     *url*: its connection URL; it must lead to the server itself, not to a pooler. *pool*: how many transactions may be
     open at once. *connect_options*: passed on to asyncpg (`ssl`, `server_settings`, ...).
+    *reset*: undo what a block did to its session (SET, session advisory locks, cursors) before the connection is used
+    again. It costs a round trip per transaction, so the default is to expect of a block what PgBouncer expects of it:
+    SET LOCAL, and transaction-level locks.
     """
 
-    def __init__(self, url: str, *, pool: int = 40, connect_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, url: str, *, pool: int = 40, reset: bool = False, connect_options: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = BranchName("postgres")
         self.url = url
         self.prefix = "unan"
         self._pool_size = pool
-        self._options = dict(connect_options or {})
+        self._options = {**({} if reset else {"reset": _keep}), **(connect_options or {})}
         self._database: Database | None = None
 
     async def open(self) -> frozenset[Ability]:
@@ -61,6 +66,11 @@ class Postgres:
         """Which database this is, whatever URL leads to it: the server's system identifier and the database's oid."""
         server = self.database.server
         return f"{server.system}/{server.database}" if server.system else f"unidentified/{self.url}"
+
+    @property
+    def connect_options(self) -> Mapping[str, Any]:
+        """What else connects to this database (a relay) passes on to asyncpg as well."""
+        return {name: value for name, value in self._options.items() if name != "reset"}
 
     @property
     def database(self) -> Database:
@@ -144,3 +154,7 @@ class Postgres:
         arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
         done = await self.database.connections.ask(lambda connection: connection.execute(SQL["purge"], *arguments))
         return int(done.split()[-1])
+
+
+async def _keep(connection: object) -> None:
+    """Keep the session as the block left it."""

@@ -108,7 +108,7 @@ async def staged(database: str, kafka: LocalKafka) -> AsyncIterator[Stage]:
     """A stage on *database* and *kafka*, with the topic and tables of the service."""
     async with Observer(database, kafka.bootstrap) as seen:
         await seen.execute(TABLES)
-        async with coordinator_of(f"{database}?application_name=posts", kafka.bootstrap, SETTINGS) as coordinator:
+        async with coordinator_of(database, kafka.bootstrap, SETTINGS) as coordinator:
             yield Stage(database, kafka.bootstrap, coordinator, seen)
 
 

@@ -1,15 +1,17 @@
 """The suite above is only worth something if it catches bugs: each of these, planted, must break a promise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from coordinator.engine.driver import Driver
 from coordinator.engine.performer import Performer, _fact
 from coordinator.engine.recovery import Recovery
+from coordinator.engine.run import Run
 from coordinator.engine.sweep import Sweep
 from coordinator.errors import InDoubt, Replaced, Unavailable
-from coordinator.journal.memory import MemoryJournal, _Row
+from coordinator.journal.memory import MemoryJournal, MemoryTransactionalIds, _Row
 from coordinator.ports import OwnsIds, Standing
 from coordinator.protocol import two_phase
 from coordinator.protocol.ballot import Tally
@@ -109,6 +111,11 @@ def ids_settled_before_decisions_are_read(patch: pytest.MonkeyPatch) -> None:
     """A takeover aborts what is open on the dead owner's ids before it knows what was decided."""
     once = Recovery.once
 
+    async def all_of(self, owner):
+        return sorted(pair for pair, owned_by in self._world.ids.items() if owned_by == owner)
+
+    patch.setattr(MemoryTransactionalIds, "of", all_of)
+
     async def hasty(self):
         dead = await self.ownership.owners.take_over(self.ownership.lease)
         for owner in dead:
@@ -119,6 +126,12 @@ def ids_settled_before_decisions_are_read(patch: pytest.MonkeyPatch) -> None:
         await once(self)
 
     patch.setattr(Recovery, "once", hasty)
+
+
+def decided_under_another_lease(patch: pytest.MonkeyPatch) -> None:
+    """A process that was replaced, and became an owner anew, decides what its former self began."""
+    record = Run.record
+    patch.setattr(Run, "record", lambda self, *a, **k: replace(record(self, *a, **k), lease=None))
 
 
 def intent_left_out(patch: pytest.MonkeyPatch) -> None:
@@ -202,6 +215,7 @@ BUGS: dict[str, tuple[Patch, list[str]]] = {
     "commits after being replaced": (commits_after_being_replaced, TWO_PHASE),
     "decision overwritten": (decision_overwritten, [*TWO_PHASE, "commit record"]),
     "ids settled before decisions are read": (ids_settled_before_decisions_are_read, TWO_PHASE),
+    "decided under another lease": (decided_under_another_lease, TWO_PHASE),
     "intent left out": (intent_left_out, ["last resource", "last resource, two databases"]),
     "rows released too early": (rows_released_before_they_are_there, ["two-phase, refused, backup polling"]),
     "waiting rows left out": (waiting_rows_left_out, ["commit record"]),

@@ -76,7 +76,7 @@ class Strike:
 
     at: int
     cell: str
-    action: str  # crash | takeover | sweep | lost | time_out
+    action: str  # crash | takeover | reborn | sweep | lost | time_out
 
 
 @dataclass
@@ -153,6 +153,9 @@ class Injector:
                 raise Died
             case "takeover":
                 await self.world.takeover()
+            case "reborn":
+                await self.world.takeover()
+                await self.world.processes["A"].ownership.renew()
             case "sweep":
                 await self.world.sweep()
             case "lost":

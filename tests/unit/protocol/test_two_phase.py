@@ -186,6 +186,13 @@ def test_a_branch_that_ended_against_the_decision_is_heuristic():
     assert state.heuristic
 
 
+def test_messages_whose_end_nobody_can_tell_are_delivered_again():
+    """Twice is better than never: a backed branch that ended as a hazard is released."""
+    state = after(commit_record(), YES_EVENTS, COMMIT, Settled(EVENTS, Ending.HAZARD))
+    assert owed(state) == [Release(EVENTS)]
+    assert after(state, Settled(EVENTS, Ending.DEFERRED)).status is Status.COMMITTED
+
+
 def test_only_messages_in_an_outbox_can_be_deferred():
     """A branch without waiting rows cannot promise to be delivered later."""
     with pytest.raises(AssertionError):

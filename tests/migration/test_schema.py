@@ -1,0 +1,67 @@
+"""The schema as it is written and the migrations that lead to it are the same thing."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from coordinator.errors import Misconfigured
+from coordinator.schema import COMPONENTS, DIRECTORY, apply, migrations
+
+CATALOGUE = """
+    SELECT 'column' AS kind, table_name || '.' || column_name AS name,
+           data_type || ' ' || is_nullable || ' ' || coalesce(column_default, '') AS detail
+    FROM information_schema.columns WHERE table_schema = 'unanimity' AND table_name <> 'schema_versions'
+    UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes
+    WHERE schemaname = 'unanimity' AND tablename <> 'schema_versions'
+    UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'unanimity'::regnamespace AND conrelid <> 'unanimity.schema_versions'::regclass
+    UNION ALL SELECT 'sequence', sequencename, '' FROM pg_sequences WHERE schemaname = 'unanimity'
+    ORDER BY 1, 2, 3
+"""
+
+
+async def catalogue(url, *statements):
+    connection = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+        return [tuple(row) for row in await connection.fetch(CATALOGUE)]
+    finally:
+        await connection.close()
+
+
+async def test_all_migrations_lead_to_the_schema(create_database):
+    """One database is built from each, and the catalogues are compared."""
+    migrated, written = await create_database(), await create_database()
+    connection = await asyncpg.connect(migrated)
+    await apply(connection)
+    await connection.close()
+    present = [(DIRECTORY / f"{component}.sql").read_text() for component in COMPONENTS]
+    versions = "CREATE SCHEMA unanimity; CREATE TABLE unanimity.schema_versions (component text)"
+    assert await catalogue(migrated) == await catalogue(written, versions, *present)
+
+
+async def test_applying_again_and_at_once_changes_nothing(database):
+    """Several replicas start at the same time."""
+    connections = [await asyncpg.connect(database) for _ in range(4)]
+    await asyncio.gather(*(apply(connection) for connection in connections))
+    await apply(connections[0])
+    for connection in connections:
+        await connection.close()
+
+
+async def test_a_newer_schema_is_refused(database):
+    """Old code does not run on tables that it does not know."""
+    connection = await asyncpg.connect(database)
+    await apply(connection, "journal")
+    await connection.execute("INSERT INTO unanimity.schema_versions VALUES ('journal', 99)")
+    with pytest.raises(Misconfigured, match="upgrade the code"):
+        await apply(connection, "journal")
+    await connection.close()
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_migrations_are_numbered_without_gaps(component):
+    """0001, 0002, ..."""
+    assert list(migrations(component)) == list(range(1, len(migrations(component)) + 1))
