@@ -5,7 +5,7 @@ lets a sweep tell an id that is too old to be presumed aborted. Nothing that a u
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
@@ -13,6 +13,7 @@ from coordinator.protocol.model import BranchName, Gid
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _TIME_CHARACTERS, _RANDOM_CHARACTERS, _RANDOM_BYTES = 10, 16, 10
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _GID = re.compile(r"^[a-z0-9]{4,12}:[0-9A-HJKMNP-TV-Z]{26}\Z")
 _BRANCH = re.compile(r"^[a-z0-9_-]{1,32}\Z")
 
@@ -21,7 +22,7 @@ def new_gid(prefix: str, now: datetime, randomness: bytes) -> Gid:
     """A new id. *randomness* is ten random bytes."""
     if len(randomness) != _RANDOM_BYTES:
         raise ValueError(f"a ULID takes {_RANDOM_BYTES} random bytes, not {len(randomness)}")
-    milliseconds = int(now.timestamp() * 1000)
+    milliseconds = (now - _EPOCH) // _MILLISECOND
     ulid = _encode(milliseconds, _TIME_CHARACTERS) + _encode(int.from_bytes(randomness, "big"), _RANDOM_CHARACTERS)
     return valid_gid(f"{prefix}:{ulid}")
 
@@ -45,7 +46,7 @@ def issued_at(gid: Gid) -> datetime:
     milliseconds = 0
     for character in gid.partition(":")[2][:_TIME_CHARACTERS]:
         milliseconds = milliseconds * 32 + _ALPHABET.index(character)
-    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
+    return _EPOCH + milliseconds * _MILLISECOND
 
 
 def _encode(number: int, characters: int) -> str:

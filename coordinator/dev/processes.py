@@ -72,9 +72,12 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this very process still runs, or any thread of it that may hold its sockets open."""
         process = self._process()
-        return process is not None and process.status() != psutil.STATUS_ZOMBIE
+        try:
+            return process is not None and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
+        except psutil.NoSuchProcess:
+            return False
 
     def send(self, number: int, *, children: bool = False) -> None:
         """Send a signal to it, and to its children if asked. A process that is gone is left alone."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from coordinator import limits
-from coordinator.errors import Overloaded, Unavailable
+from coordinator.errors import Overloaded
 from participants.kafka.codec import Producer
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class IdPool:
     async def take(self) -> PooledId:
         """The id that has rested longest. Grows the pool when that is not long enough, and waits when there is none.
 
-        Raises `Unavailable` where the pool is empty and cannot grow, `Overloaded` at its bound.
+        Where it is empty and cannot grow, raises why: `Unavailable`, or `Misconfigured`. `Overloaded` at its bound.
         """
         now_s = asyncio.get_running_loop().time()
         if self._resting:
@@ -110,7 +110,7 @@ class IdPool:
         results = await asyncio.gather(*(self._initialised(name, term) for name in names), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if len(failures) == len(names):
-            raise failures[0] if isinstance(failures[0], Unavailable) else Unavailable(str(failures[0]))
+            raise failures[0]
 
     async def _initialised(self, name: str, term: int) -> None:
         producer = await self.initialise(name)

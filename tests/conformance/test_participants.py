@@ -149,8 +149,8 @@ async def test_a_vote_without_an_answer_is_a_no_once_it_was_discarded(bench, cel
         await session.discard()
         await armed.arrive()
         assert not armed.unfired()
-    assert await participant.abort(Prepared(gid=gid, branch=BRANCH)) is Ending.ABORTED
     assert await bench.doubtful(participant) == []
+    assert await participant.abort(Prepared(gid=gid, branch=BRANCH)) is Ending.ABORTED
     assert await bench.seen() == 0
 
 

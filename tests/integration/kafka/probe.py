@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from coordinator.errors import Unavailable
 from coordinator.ports import Message
 from coordinator.protocol.model import BranchName, Gid, Prepared, Recipe, Vote
 from participants import Kafka
@@ -21,7 +22,7 @@ from participants.kafka.codec import (
 )
 from participants.kafka.codec_cluster import Fetch, Fetched, decode_fetch
 from participants.kafka.codes import Code
-from participants.kafka.connection import Security
+from participants.kafka.connection import Address, Security
 
 GID = Gid("test")
 NAME = BranchName("kafka")
@@ -60,9 +61,18 @@ class Probe:
     def __post_init__(self) -> None:
         self.cluster = Cluster(self.bootstrap, Security(), lanes=1)
 
+    async def coordinator(self, transactional_id: str) -> Address:
+        """Where the id is coordinated; a cluster that has never seen a transaction takes a moment."""
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    return await self.cluster.coordinator(transactional_id)
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+
     async def end(self, branch: KafkaBranch, *, commit: bool) -> Code:
         """The broker's definite reply to `EndTxn` with the branch's own triple."""
-        address = await self.cluster.coordinator(branch.transactional_id)
+        address = await self.coordinator(branch.transactional_id)
         request = EndTxn(branch.transactional_id, branch.producer, commit)
         async with asyncio.timeout(10):
             while True:
@@ -73,7 +83,7 @@ class Probe:
 
     async def initialise(self, transactional_id: str) -> Producer:
         """What a foreigner does who takes the id for its own: fences, and aborts what is open."""
-        address = await self.cluster.coordinator(transactional_id)
+        address = await self.coordinator(transactional_id)
         async with asyncio.timeout(10):
             while True:
                 code, producer = await self.cluster.ask(
@@ -86,7 +96,7 @@ class Probe:
 
     async def state(self, transactional_id: str) -> TransactionState:
         """What the coordinating broker knows about the id."""
-        address = await self.cluster.coordinator(transactional_id)
+        address = await self.coordinator(transactional_id)
         return await self.cluster.ask(address, DescribeTransactions(transactional_id), decode_describe_transactions)
 
     async def fetched(self, topic: str, partition: int = 0, *, offset: int = 0) -> Fetched:
