@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,7 @@ from coordinator.engine.run import Participants, Registered
 from coordinator.engine.service import Pace, TransactionEngine
 from coordinator.engine.sweep import PresumeAbort, Sweep
 from coordinator.errors import InvalidDefinition
+from coordinator.faults.history import History
 from coordinator.faults.injectors import arm_from_environment
 from coordinator.gids import valid_branch
 from coordinator.ports import Ability, OwnsIds, Participant, Standing
@@ -61,15 +63,22 @@ class Coordinator:
                 ...
 
     *journal*: a PostgreSQL URL, or a journal in memory ("memory://", for tests and first steps). *participants*: by the
-    names that transactions use. *settings*: from file and environment unless given. Entering it checks every setting
-    that a promise rests on and raises `Misconfigured` that names the remedy.
+    names that transactions use. *settings*: from file and environment unless given. *history*: a file to which every
+    transaction's beginning and end is appended, one JSON object a line (for failure tests). Entering it checks every
+    setting that a promise rests on and raises `Misconfigured` that names the remedy.
     """
 
     def __init__(
-        self, *, journal: str, participants: Mapping[str, Participant], settings: Settings | None = None
+        self,
+        *,
+        journal: str,
+        participants: Mapping[str, Participant],
+        settings: Settings | None = None,
+        history: Path | None = None,
     ) -> None:
         self.settings = settings or load()
         self._journal_url = journal
+        self._history = history
         self._given = {valid_branch(name): participant for name, participant in participants.items()}
         self._stack = AsyncExitStack()
         self._client: Client | None = None
@@ -144,7 +153,10 @@ class Coordinator:
         self._stack.push_async_callback(engine.stop)
         await engine.start()
         self._engine = engine
-        self._client = Client(engine=engine, policies=self.settings.policies)
+        history = None
+        if self._history is not None:
+            history = self._stack.enter_context(History(self._history, node=ownership.lease.owner))
+        self._client = Client(engine=engine, policies=self.settings.policies, history=history)
 
     async def _open_participants(self, stores: Stores) -> Participants:
         opened: dict[BranchName, Registered] = {}

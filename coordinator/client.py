@@ -26,9 +26,11 @@ from coordinator.errors import (
     InDoubt,
     InvalidDefinition,
     Parked,
+    Refused,
     Unavailable,
     VotedNo,
 )
+from coordinator.faults.history import History, Phase
 from coordinator.ports import Engine, Message, Work
 from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status, Transaction
 from coordinator.protocol.policy import FailurePolicy, Rollback
@@ -75,6 +77,7 @@ class TransactionBlock:
     policy: FailurePolicy
     key: str | None
     deadline_s: float
+    history: History | None = None
     outcome: TransactionOutcome | None = None
     """Set when the block has ended and the outcome is known."""
     _work: Work | None = None
@@ -134,6 +137,7 @@ class TransactionBlock:
             self.name, recipe=self.recipe, policy=self.policy, key=self.key, deadline_s=self.deadline_s
         )
         _current.set(self.name)
+        self._note("invoke")
         return self
 
     async def __aexit__(
@@ -145,8 +149,21 @@ class TransactionBlock:
         _current.set(None)
         if error is not None:
             await work.abort(f"the block raised {type(error).__name__}")
+            self._note("fail")
             return
-        self._conclude(work, await work.commit())
+        try:
+            self._conclude(work, await work.commit())
+        except (Unavailable, Refused):
+            self._note("fail")
+            raise
+        except BaseException:
+            self._note("info")  # Nobody can say yet: a checker must never take it for a failure.
+            raise
+        self._note("ok")
+
+    def _note(self, phase: Phase) -> None:
+        if self.history is not None and self._work is not None:
+            self.history.write("transaction", phase, gid=self._work.gid, name=self.name)
 
     def _conclude(self, work: Work, transaction: Transaction) -> None:
         status = transaction.status
@@ -175,6 +192,8 @@ class Client:
     engine: Engine
     policies: Mapping[str, FailurePolicy] = field(default_factory=dict)
     """Per transaction name, from configuration; the name "default" is for all others."""
+    history: History | None = None
+    """Where every transaction's beginning and end is written, for a checker to read."""
 
     def transaction(
         self,
@@ -204,6 +223,7 @@ class Client:
             policy=policy or configured or Rollback(),
             key=key,
             deadline_s=deadline_s,
+            history=self.history,
         )
 
 

@@ -169,12 +169,19 @@ class Kafka:
     async def _clean(self, pool: IdPool, transaction: KafkaTransaction, pooled: PooledId) -> None:
         await transaction.stop()
         request = EndTxn(pooled.transactional_id, pooled.producer, commit=False)
-        try:
-            code, following = await definite_answer(self.cluster, request, within_s=limits.KAFKA_TRANSACTION_TIMEOUT_S)
-        except (InDoubt, Refused, Unavailable) as failure:
-            logger.warning("id %s is left to be settled by a successor: %s", pooled.transactional_id, failure)
-            pool.drop(pooled)
-            return
+        code: int = Code.UNKNOWN_SERVER_ERROR
+        following = pooled.producer
+        while code == Code.UNKNOWN_SERVER_ERROR:
+            # For as long as we live: a prepared transaction never times out, and its readers wait for it.
+            try:
+                code, following = await definite_answer(
+                    self.cluster, request, within_s=limits.KAFKA_TRANSACTION_TIMEOUT_S
+                )
+            except (InDoubt, Unavailable) as failure:
+                logger.warning("id %s is not cleaned yet: %s", pooled.transactional_id, failure)
+            except Refused as failure:
+                logger.warning("id %s is left to be settled by a successor: %s", pooled.transactional_id, failure)
+                break
         if code == Code.NONE:
             pool.give_back(pooled, following)
         else:

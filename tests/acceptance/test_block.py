@@ -19,6 +19,7 @@ from coordinator import (
     Refused,
     VotedNo,
 )
+from coordinator.faults.history import read
 from coordinator.protocol.model import BranchName
 from participants import Kafka, MemoryBroker, MemoryDatabase, Postgres
 from tests.benchmarks.kafka_only import count
@@ -234,11 +235,11 @@ async def test_impossible_choices_are_refused_before_any_work(stage):
                 pass
 
 
-async def test_the_first_steps_need_no_server():
-    """Journal, database and broker in memory, with the same code."""
-    database, broker = MemoryDatabase(), MemoryBroker()
+async def test_the_first_steps_need_no_server(tmp_path):
+    """Journal, database and broker in memory, with the same code; and what happened is written for a checker."""
+    database, broker, path = MemoryDatabase(), MemoryBroker(), tmp_path / "history.jsonl"
     participants = {"db": database, "events": broker}
-    async with Coordinator(journal="memory://steps", participants=participants) as coordinator:
+    async with Coordinator(journal="memory://steps", participants=participants, history=path) as coordinator:
         async with coordinator.transaction("t") as transaction:
             (await transaction.enlist("db")).insert("t", 1)
             await transaction.publish("events", topic="t", value="x")
@@ -253,5 +254,6 @@ async def test_the_first_steps_need_no_server():
             if len(broker.topics.messages) == 2:
                 break
             await asyncio.sleep(0.01)
+    assert [line["phase"] for line in read(path)] == ["invoke", "ok", "invoke", "ok"]
     assert database.store.tables["t"] == [1, 2]
     assert [message.value for message in broker.topics.messages] == [b"x", b"y"]
