@@ -190,7 +190,8 @@ def _reaching(user: str | None, *paths: Path, dies_with_us: bool = False) -> lis
         return []
     entry = pwd.getpwnam(user)
     prefix = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
-    prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    # `initdb` asks access(2) for its programs, which heeds the capability only with this bit.
+    prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup"]
     return [*prefix, "--pdeathsig=KILL"] if dies_with_us else prefix
 
 
@@ -216,6 +217,7 @@ def _template(cache: Path, programs: Path, user: str | None) -> Path:
         check=False,
     )
     if done.returncode != 0:
+        shutil.rmtree(scratch, ignore_errors=True)
         raise Misconfigured(f"initdb failed (as {user or 'this user'}):\n{done.stderr.strip() or done.stdout.strip()}")
     try:
         scratch.rename(template)

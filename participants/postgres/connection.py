@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
+from coordinator import limits
+
 if TYPE_CHECKING:
     _AsyncpgConnection = asyncpg.Connection[Any]
 else:
@@ -36,7 +38,7 @@ class Connection(_AsyncpgConnection):
 
     async def begin_branch(self, command: str) -> None:
         """Open the transaction that is a branch, by `literals.begin_transaction`."""
-        await super().execute(command)
+        await super().execute(command, timeout=limits.PARTICIPANT_CALL_S)
         # asyncpg refuses savepoints in a transaction that it did not begin, and it can begin none that is prepared.
         self._top_xact = self.transaction()
         self.ended_by_hand = False

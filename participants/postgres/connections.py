@@ -79,11 +79,7 @@ class Connections:
     async def begin(self, gid: Gid) -> Connection:
         """A connection with *gid*'s transaction open on it. Raises `Overloaded` or `Unavailable`."""
         command = begin_transaction(gid)
-        try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await self._room.acquire()
-        except TimeoutError as error:
-            raise Overloaded(f"{self._name} has {self._size} open transactions", participant=self._name) from error
+        await self._enter()
         try:
             connection = await self._acquire()
         except BaseException:
@@ -91,14 +87,23 @@ class Connections:
             raise
         backend = backend_of(connection)
         try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await boundary("pg.begin", lambda: connection.begin_branch(command), gid=gid, branch=self._name)
+            await boundary("pg.begin", lambda: connection.begin_branch(command), gid=gid, branch=self._name)
         except BaseException as error:
             self.give_up(connection, backend)
             if isinstance(error, (*LOST, asyncpg.PostgresError)):
                 raise self._no_answer(error) from error
             raise
         return connection
+
+    async def _enter(self) -> None:
+        if not self._room.locked():
+            await self._room.acquire()  # Without a timer: this is the common case, and returns at once.
+            return
+        try:
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                await self._room.acquire()
+        except TimeoutError as error:
+            raise Overloaded(f"{self._name} has {self._size} open transactions", participant=self._name) from error
 
     def take_back(self, connection: Connection) -> None:
         """A branch's connection is idle again; off everybody's critical path, since its reset costs a round trip."""

@@ -5,6 +5,7 @@ whose last answer never came is not used again: what became of its statement is 
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,17 +64,17 @@ class PostgresSession:
 
     async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:
         """Prepare the transaction. See `ports.Session`."""
-        connection, until_s = self.connection, asyncio.get_running_loop().time() + timeout_s
+        connection, until_s = self.connection, time.monotonic() + timeout_s
         try:
             self._refuse_if_ended_by_hand(connection)
-            async with asyncio.timeout_at(until_s):
-                marked: Any = await connection.fetchrow(SQL["mark"], self.gid, self._branch)
-                if not marked["same_block"]:
-                    raise self._ended_by_hand()
-                if not marked["wrote"]:
-                    await connection.execute("COMMIT")  # What a serialisable transaction read holds only if it commits.
-                    self._leave()
-                    return Vote.READ_ONLY, NO_EVIDENCE
+            marked: Any = await connection.fetchrow(SQL["mark"], self.gid, self._branch, timeout=timeout_s)
+            if not marked["same_block"]:
+                raise self._ended_by_hand()
+            if not marked["wrote"]:
+                # What a serialisable transaction has read holds only if it commits.
+                await connection.execute("COMMIT", timeout=timeout_s)
+                self._leave()
+                return Vote.READ_ONLY, NO_EVIDENCE
         except LOST as error:
             self._give_up()
             raise Unavailable(f"{self._branch}: the connection was lost before PREPARE: {error!r}") from error
@@ -101,10 +102,12 @@ class PostgresSession:
 
     async def _commit(self, connection: Connection) -> None:
         try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                status = await boundary(
-                    "pg.commit_record", lambda: connection.execute("COMMIT"), gid=self.gid, branch=self._branch
-                )
+            status = await boundary(
+                "pg.commit_record",
+                lambda: connection.execute("COMMIT", timeout=limits.PARTICIPANT_CALL_S),
+                gid=self.gid,
+                branch=self._branch,
+            )
         except LOST as error:
             self._give_up()  # Its backend ends, so that whoever waits for the decision's row learns what stands.
             raise unknown(error, self._branch) from error
@@ -123,10 +126,12 @@ class PostgresSession:
         self._unanswered = True
         self._database.slots.prepared(self.gid)
         try:
-            async with asyncio.timeout_at(until_s):
-                status = await boundary(
-                    "pg.prepare", lambda: connection.execute(command), gid=self.gid, branch=self._branch
-                )
+            status = await boundary(
+                "pg.prepare",
+                lambda: connection.execute(command, timeout=max(0.001, until_s - time.monotonic())),
+                gid=self.gid,
+                branch=self._branch,
+            )
         except LOST as error:
             raise unknown(error, self._branch) from error
         except asyncpg.PostgresError as error:
@@ -142,8 +147,7 @@ class PostgresSession:
     async def _roll_back(self, connection: Connection) -> None:
         try:
             if is_lost(connection) or connection.is_in_transaction():
-                async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                    await connection.execute("ROLLBACK")
+                await connection.execute("ROLLBACK", timeout=limits.PARTICIPANT_CALL_S)
         except (*LOST, asyncpg.PostgresError):
             self._give_up()
         except BaseException:

