@@ -28,12 +28,12 @@ class Postgres:
     *url*: its connection URL; it must lead to the server itself, not to a pooler. *pool*: how many transactions may be
     open at once. *connect_options*: passed on to asyncpg (`ssl`, `server_settings`, ...).
     *reset*: undo what a block did to its session (SET, session advisory locks, cursors) before the connection is used
-    again. It costs a round trip per transaction, so the default is to expect of a block what PgBouncer expects of it:
-    SET LOCAL, and transaction-level locks.
+    again. It costs a statement per transaction, off the caller's path. Without it a block must be as careful as behind
+    PgBouncer: SET LOCAL, and transaction-level locks.
     """
 
     def __init__(
-        self, url: str, *, pool: int = 40, reset: bool = False, connect_options: Mapping[str, Any] | None = None
+        self, url: str, *, pool: int = 40, reset: bool = True, connect_options: Mapping[str, Any] | None = None
     ) -> None:
         self.name = BranchName("postgres")
         self.url = url
