@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from coordinator import Coordinator, CoordinatorError, InDoubt
 from coordinator.dev.kafka import LocalKafka
+from coordinator.faults.injectors import ArmedFaults
 from examples.social_post.observer import Observer, until
 from examples.social_post.promises import POLICIES, SETTINGS
 from examples.social_post.service import TABLES, TOPIC, coordinator_of, create_post
@@ -25,6 +26,7 @@ class Stage:
     coordinator: Coordinator
     seen: Observer
     children: list["Children"] = field(default_factory=list)
+    armed: ArmedFaults = field(default_factory=lambda: ArmedFaults(faults=[]))
 
     async def post(self, author: str, *, policy: str = "rollback", recipe: str | None = None) -> str:
         """Write one post; what the caller was told: committed, aborted or in doubt."""
