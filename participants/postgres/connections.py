@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import asyncpg
 
 from coordinator import limits
-from coordinator.errors import CoordinatorError, Disconnected, InDoubt, Misconfigured, Overloaded, Unavailable
+from coordinator.errors import CoordinatorError, InDoubt, Misconfigured, Overloaded, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.protocol.model import BranchName, Gid
 from participants.postgres.connection import Backend, Connection, abandon, backend_of, introduce, is_lost
@@ -141,13 +141,16 @@ class Connections:
     async def end_backend(self, backend: Backend) -> None:
         """End *backend*, and return when it is gone. Raises `Unavailable` or `InDoubt` while it may be there."""
 
-        async def end(connection: Connection) -> bool:
+        async def end(connection: Connection) -> None:
             wait_ms = int(limits.PARTICIPANT_CALL_S * 1000) // 2
-            ended: bool | None = await connection.fetchval(_END_BACKEND, backend.pid, backend.started_at, wait_ms)
-            return ended is not False
+            while True:
+                ended = await connection.fetchval(_END_BACKEND, backend.pid, backend.started_at, wait_ms)
+                if ended is not False:
+                    return
+                # It was not ended in time, or it vanished before it was told: the next look tells which.
+                await asyncio.sleep(limits.FINISH_BACKOFF_S)
 
-        if not await self.ask(end):
-            raise Disconnected(f"{self._name}: backend {backend.pid} does not end", participant=self._name)
+        await self.ask(end)
 
     async def _end_backend_for_certain(self, backend: Backend) -> None:
         """Until it is gone: what waits for its locks, or for the outcome of its COMMIT, cannot go on before."""

@@ -136,6 +136,8 @@ class PostgresSession:
             raise unknown(error, self._branch) from error
         except asyncpg.PostgresError as error:
             self._unanswered = False  # A PREPARE that fails has rolled back already.
+            if isinstance(error, asyncpg.FeatureNotSupportedError):
+                self._give_up()  # Its session holds what outlives a transaction (a lock, a cursor): nobody gets that.
             await self.discard()
             raise refusal(error, self._branch) from error
         self._unanswered = False

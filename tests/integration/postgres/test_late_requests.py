@@ -112,6 +112,15 @@ async def test_a_discard_that_cannot_reach_the_server_says_so_and_can_be_repeate
     assert await look(PREPARED_NOW) == 0
 
 
+async def test_a_backend_that_vanishes_while_it_is_being_ended_is_gone(participant):
+    """The server answers *false* then, as it does for one that does not end: only a second look tells them apart."""
+    for _ in range(20):
+        session = await begin(participant)
+        backend, ending = session._backend, participant.database.connections.end_backend
+        await asyncio.gather(*(ending(backend) for _ in range(4)))
+        await session.discard()
+
+
 async def test_a_commit_that_never_arrived_is_decided_at_once_and_never_happens(
     relay, through, open_participant, look, journal, monkeypatch
 ):

@@ -102,7 +102,7 @@ async def test_a_statement_that_cannot_be_prepared_is_refused_with_a_remedy(part
     async def nothing_is_locked() -> bool:
         return await look(locks, participant.database.server.database) == 0
 
-    await until(nothing_is_locked)  # The connection is reset off the critical path.
+    await until(nothing_is_locked)  # The session is closed off the critical path.
 
 
 async def test_a_server_without_prepared_transactions_cannot_prepare_but_decides(private_postgres):
