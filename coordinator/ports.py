@@ -243,6 +243,15 @@ class HoldsOutbox(Protocol):
 
 
 @runtime_checkable
+class LeavesMarkers(Protocol):
+    """A participant whose branches leave rows behind that tell how they ended."""
+
+    async def purge(self) -> int:
+        """Forget those that are older than anybody asks about, a batch at a time; how many."""
+        ...
+
+
+@runtime_checkable
 class OwnsIds(Protocol):
     """A participant whose resources carry ids of an owner (Kafka), to be settled when the owner died."""
 

@@ -171,7 +171,7 @@ class Performer:
         record = run.record(Standing.COMMIT)
         try:
             await session.commit_with(self.journal, record, run.messages, ready=ready)
-        except (Refused, Unavailable) as failure:
+        except (Refused, Unavailable, Replaced) as failure:
             run.failed(failure)
             return Voted(carrier, Vote.NO, reason=f"{carrier}: {failure}")
         except UNKNOWN as failure:

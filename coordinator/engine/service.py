@@ -16,7 +16,7 @@ from coordinator.engine.timers import Periodic
 from coordinator.engine.work import EngineWork
 from coordinator.errors import InDoubt, KeyReused, Overloaded, Refused, Unavailable
 from coordinator.gids import new_gid
-from coordinator.ports import Ability, Clock, Journal, Record, Standing, Work
+from coordinator.ports import Ability, Clock, Journal, LeavesMarkers, Record, Standing, Work
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe, Transaction
 from coordinator.protocol.policy import FailurePolicy, on_no
 from coordinator.protocol.recipes import choose
@@ -132,8 +132,12 @@ class TransactionEngine:
         }
 
     async def _purge(self) -> None:
-        while await self.journal.purge():
-            continue
+        """Forget what nobody asks for any more: in the journal, and the markers of branches at their participants."""
+        purges = [self.journal.purge]
+        purges += [r.participant.purge for r in self.participants.values() if isinstance(r.participant, LeavesMarkers)]
+        for purge in purges:
+            while await purge():
+                continue
 
     def _loop(self, name: str, round_: Callable[[], Awaitable[None]], period_s: float) -> Periodic:
         return Periodic(name=name, round_=round_, period_s=period_s, clock=self.clock, chance=self.chance)

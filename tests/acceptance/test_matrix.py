@@ -121,9 +121,9 @@ async def test_a_process_killed_anywhere_leaves_a_whole_transaction(stage, crash
     """Whoever survives finishes it: both systems agree."""
     author, signal = crashed[recipe, point, cell]
     assert signal == 9, "the process was not killed: the cell never fired"
-    rows, messages = await stage.whole(author)
-    assert rows == messages
-    assert rows in (0, 1)
+    # The killed process had a relay, too, which may have delivered an outbox row and not recorded that it had.
+    rows, messages = await stage.whole(author, copies_max=2 if recipe == "outbox" else 1)
+    assert (rows, messages) in {(0, 0), (1, 1)} | ({(1, 2)} if recipe == "outbox" else set())
 
 
 async def test_the_killed_processes_left_nothing_over(stage, crashed):
