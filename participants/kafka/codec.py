@@ -4,12 +4,16 @@ Each request knows its key, its version and how to encode itself; each has one f
 Sans-IO. The layouts are those of Apache Kafka's own message definitions (clients/src/main/resources/common/message).
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from participants.kafka.codes import Code
 from participants.kafka.wire import Reader, Writer
+
+_PRODUCER_ANSWER = struct.Struct(">ihqh")  # Throttle time, error code, producer id, epoch.
+_END_TXN = struct.Struct(">qh?b")  # Producer id, epoch, whether to commit, no tags.
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,8 @@ class InitProducerId:
 
 def decode_producer(data: bytes) -> tuple[int, Producer]:
     """(error code, producer): the answer to InitProducerId and to EndTxn, which begin alike."""
-    reader = Reader(data)
-    reader.int32()
-    return reader.int16(), Producer(reader.int64(), reader.int16())
+    _, code, producer_id, epoch = Reader(data).fixed(_PRODUCER_ANSWER)
+    return code, Producer(producer_id, epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +128,8 @@ class EndTxn:
 
     def body(self) -> bytes:
         """The request's body."""
-        writer = Writer().string(self.transactional_id).int64(self.producer.producer_id).int16(self.producer.epoch)
-        return bytes(writer.boolean(self.commit).no_tags().buffer)
+        name = bytes(Writer().string(self.transactional_id).buffer)
+        return b"%b%b" % (name, _END_TXN.pack(self.producer.producer_id, self.producer.epoch, self.commit, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ with the bytes of our codec, so that many requests are in flight at once and no 
 import asyncio
 import contextlib
 import ssl
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -17,11 +18,13 @@ from aiokafka.errors import KafkaError
 
 from coordinator import limits
 from coordinator.errors import Disconnected, Misconfigured, Unavailable
-from participants.kafka.wire import MalformedResponse, Reader, Writer
+from participants.kafka.codec_cluster import ApiVersions
+from participants.kafka.wire import MalformedResponse, Reader
 
 Answer = TypeVar("Answer")
 Address = tuple[str, int]
 CLIENT_ID = "unanimity"
+_REQUEST_HEADER = struct.Struct(">hhih")  # The request's key and version, the correlation id, the client id's length.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +101,18 @@ class _Raw:
 
     def build_request_header(self, *, correlation_id: int, client_id: str) -> _Bytes:
         # The client id of a request header is the one string that stayed in the old, not compact, encoding.
-        writer = Writer().int16(self._request.key).int16(self._request.version).int32(correlation_id)
-        writer.int16(len(client_id)).buffer.extend(client_id.encode())
-        return _Bytes(bytes(writer.no_tags().buffer))
+        name = client_id.encode()
+        fixed = _REQUEST_HEADER.pack(self._request.key, self._request.version, correlation_id, len(name))
+        return _Bytes(b"%b%b\x00" % (fixed, name))
 
     def encode(self) -> bytes:
         return self._request.body()
 
     def parse_response_header(self, data: BytesIO) -> _ResponseHeader:
         correlation_id = int.from_bytes(data.read(4), "big")
-        if self._request.key != 18:  # ApiVersions answers with the old header, so that any client can read it.
+        # ApiVersions answers with the old header, so that any client can read it; the others with tags, usually none.
+        if self._request.key != ApiVersions.key and data.read(1) != b"\x00":
+            data.seek(4)
             reader = Reader(data.read())
             reader.tags()
             data.seek(4 + reader.position)

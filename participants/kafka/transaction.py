@@ -141,7 +141,10 @@ class KafkaTransaction:
     async def _partition(self, message: Message) -> int:
         if message.partition is not None:
             return message.partition
-        available = sorted(await self.cluster.partitions(message.topic))
+        leaders = await self.cluster.partitions(message.topic)
+        if len(leaders) == 1:
+            return 0
+        available = sorted(leaders)
         return int(DefaultPartitioner()(message.key, available, available))
 
     def _batch(self, where: Partition, messages: list[Message]) -> bytes:

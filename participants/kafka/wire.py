@@ -5,7 +5,7 @@ Sans-IO: bytes in, values out. Every malformed input raises `MalformedResponse`;
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from coordinator.errors import CoordinatorError
 
@@ -121,6 +121,9 @@ class Reader:
 
     def varint(self) -> int:
         """An unsigned variable-length integer of at most 35 bits."""
+        if self._at < len(self._data) and (first := self._data[self._at]) < 0x80:
+            self._at += 1
+            return first  # Nearly every length is below 128.
         value = 0
         for shift in range(0, _VARINT_BITS_MAX, 7):
             (byte,) = self.take(1)
@@ -169,6 +172,10 @@ class Reader:
         taken = self._data[self._at : end]
         self._at = end
         return taken
+
+    def fixed(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """All values of a fixed layout at once."""
+        return layout.unpack(self.take(layout.size))
 
     def _fixed(self, layout: struct.Struct) -> int:
         end = self._at + layout.size
