@@ -5,8 +5,8 @@ in the sequence, transactions in doubt and long transactions of strangers can ne
 
 One pass goes over the backlog of the relay's shards in the order of the rows, several batches in flight, and the next
 one begins at the start again. A row that was refused holds up its key and nothing else, until it is delivered or given
-up. What can be delivered twice: rows that were in flight when a relay died, at most `IN_FLIGHT` batches, with the same
-message id each time.
+up. What can be delivered twice: rows in flight when a relay died or lost its shards, at most `IN_FLIGHT` batches, with
+the same message id each time.
 """
 
 import asyncio
@@ -80,6 +80,8 @@ class Relay:
         self._busy: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = False
+        self._undeleted: list[int] = []
+        """Rows that the broker has, and whose deletion had no answer: they are deleted before anything else is sent."""
 
     async def start(self) -> None:
         """Create what is missing, claim shards, and begin. Returns when it is at work."""
@@ -139,6 +141,9 @@ class Relay:
         position, handled = 0, 0
         held_up: set[Key] = set()
         self._failed = False
+        if self._undeleted:
+            await self._delete(self._undeleted, dict(self.shards.terms))
+            self._undeleted = []
         while self.shards.safe and not self._failed:
             rows = await self._select(position)
             if not rows:
@@ -205,7 +210,11 @@ class Relay:
                 self._failed = True
         self.figures.delivered += len(done)
         if done:
-            await self._delete(done, terms)
+            try:
+                await self._delete(done, terms)
+            except (*_LOST, CoordinatorError):
+                self._undeleted += done
+                raise
         if self._failed:
             await self._renew_publishers({row["participant"] for row in rows})
 

@@ -55,6 +55,20 @@ CRASHES = [
     if not point.startswith("outbox.")
 ]
 
+# What every process does beside its transactions: at its start, and in its loops.
+LOOPS = (
+    "owner.register",
+    "owner.renew",
+    "owner.take_over",
+    "journal.adopt",
+    "pg.scan_prepared",
+    "kafka.find_coordinator",
+    "kafka.init_producer_id",
+    "outbox.claim",
+    "outbox.select",
+)
+CRASHES += [("commit-record", point, cell) for point in LOOPS for cell in (Cell.BEFORE, Cell.AFTER)]
+
 
 @pytest.fixture(scope="module")
 async def stage(postgres, kafka, posts_topic):
@@ -106,7 +120,7 @@ async def crashed(stage):
                 recipe=recipe,
                 policy="backup-polling" if recipe == "outbox" else "rollback",
                 faults=f"{point}:{cell}=crash",
-                linger_s="2" if point == "journal.finish" else "0.5",
+                linger_s="2.5" if point in ("journal.finish", *LOOPS) else "0.5",
             )
             results[recipe, point, cell] = (author, signal)
 

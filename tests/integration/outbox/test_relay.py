@@ -216,10 +216,12 @@ async def test_a_replaced_relay_deletes_nothing(connection, relay, topic):
     assert built.figures.replaced == 1
 
 
-async def test_a_killed_relay_loses_nothing_and_repeats_at_most_what_was_in_flight(
-    connection, relay, topic, kafka, database
+@pytest.mark.parametrize("cell", ["before", "reply_lost", "after", "late"])
+@pytest.mark.parametrize("point", ["outbox.publish", "outbox.delete"])
+async def test_a_killed_relay_loses_nothing_and_repeats_what_was_in_flight(
+    connection, relay, topic, kafka, database, point, cell
 ):
-    """Killed after publishing and before deleting: a second relay delivers, with the same ids."""
+    """Killed anywhere between the first send and the delete: a second relay delivers the rest, with the same ids."""
     await write(connection, *(message(n, topic) for n in range(300)))
     script = (
         "import asyncio, os\n"
@@ -235,7 +237,7 @@ async def test_a_killed_relay_loses_nothing_and_repeats_at_most_what_was_in_flig
     )
     import os
 
-    environment = {**os.environ, "COORDINATOR_FAULTS": "outbox.delete:before=crash"}
+    environment = {**os.environ, "COORDINATOR_FAULTS": f"{point}:{cell}=crash"}
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment)
     assert await child.wait() == -9
     await relay(lease_s=1.0)
