@@ -5,6 +5,8 @@ As in the matrix of the path, every cell and action must fire, and whatever happ
 
 import asyncio
 import itertools
+import os
+import sys
 
 import asyncpg
 import pytest
@@ -16,7 +18,7 @@ from examples.social_post.promises import SETTINGS
 from examples.social_post.service import coordinator_of, create_post
 from participants.inbox import Inbox
 from tests.acceptance.stage import staged
-from tests.acceptance.test_matrix import IN_PROCESS, PATHS
+from tests.acceptance.test_matrix import IN_PROCESS, LOOPS, PATHS
 
 POLICY = BackupPolling(push_within_s=0.3, poll_every_s=0.1)
 
@@ -169,6 +171,19 @@ CELLS = [
     if (point, cell) != ("inbox.insert", Cell.LATE)  # A connection keeps its order: nothing overtakes the ROLLBACK.
 ]
 
+KILLED = [
+    (point, cell)
+    for point in SCENARIOS
+    if point not in LOOPS
+    for cell in (Cell.BEFORE, Cell.REPLY_LOST, Cell.AFTER, Cell.LATE)
+    if (point, cell) != ("inbox.insert", Cell.LATE)
+]
+
+
+def coordinator_for(database, brokers):
+    """A process of the service, as the stage's own is one."""
+    return coordinator_of(database, brokers, SETTINGS)
+
 
 def test_every_point_is_in_one_of_the_two_matrices():
     """A boundary that nobody strikes at is not proved."""
@@ -197,6 +212,34 @@ async def test_a_fault_beside_the_path_breaks_no_promise(stage, point, cell, act
     rows, messages = await stage.whole(author, answer)
     assert rows == messages
     assert rows in {"committed": (1,), "aborted": (0,)}.get(answer, (0, 1))
+
+
+@pytest.fixture(scope="module")
+async def killed(stage):
+    """A process killed in every cell of the points that no loop and no healthy transaction passes."""
+    at_once, results = asyncio.Semaphore(3), {}
+    environment = {
+        **os.environ,
+        "COORDINATOR_POSTGRES_URL": stage.database,
+        "COORDINATOR_KAFKA_BOOTSTRAP": stage.brokers,
+    }
+
+    async def one(point, cell) -> None:
+        arguments = ["-m", "tests.acceptance.crash_child", point, cell, f"beside {point}:{cell} crash"]
+        async with at_once:
+            child = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environment)
+            results[point, cell] = await child.wait()
+
+    await asyncio.gather(*(one(point, cell) for point, cell in KILLED))
+    return results
+
+
+@pytest.mark.parametrize(("point", "cell"), KILLED)
+async def test_a_process_killed_beside_the_path_leaves_a_whole_transaction(stage, killed, point, cell):
+    """Whoever survives finishes it: both systems agree."""
+    assert killed[point, cell] == -9, "the process was not killed: the cell never fired"
+    rows, messages = await stage.whole(f"beside {point}:{cell} crash")
+    assert rows == messages
 
 
 async def test_nothing_is_left_over(stage):
