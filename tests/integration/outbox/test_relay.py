@@ -180,7 +180,8 @@ async def test_a_bad_row_holds_up_its_key_until_it_is_given_up(connection, relay
     assert len((await Reader(kafka.bootstrap, topic).until(5)).ids()) == 5
     letters = DeadLetters(connection)
     for _ in range(600):
-        if dead := await letters.list():
+        # The relay counts what the database has told it, a moment after the row says so.
+        if (dead := await letters.list()) and built.figures.dead:
             break
         await asyncio.sleep(0.05)
     assert [(letter.message_id, letter.attempts) for letter in dead] == [("m0", 6)]
