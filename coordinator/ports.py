@@ -80,6 +80,10 @@ class Journal(Protocol):
         """The row about *gid*, finished or not; None where there is none."""
         ...
 
+    async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
+        """Keep for people what a call that is owed was last answered, and how often it was tried. Never forced."""
+        ...
+
     async def purge(self) -> int:
         """Forget records that were finished cleanly and longer ago than is remembered, a batch at a time; how many."""
         ...

@@ -74,6 +74,7 @@ class Driver:
                 if failures == 1:
                     logger.warning("%s of %s has no answer yet: %r", action, run.transaction.gid, failure)
                     await self._remember_conclusion(run)
+                await self._note_attempt(run, action, failures, failure)
                 if not isinstance(failure, (Unavailable, *UNKNOWN)):
                     # What a setting or a privilege forbids is owed all the same, and somebody has to know.
                     await self.performer.alerts.raise_alert(run.transaction.gid, "refused", str(failure))
@@ -82,6 +83,19 @@ class Driver:
             else:
                 run.transaction = evolve(run.transaction, event)
                 return
+
+    async def _note_attempt(self, run: Run, action: Action, failures: int, failure: BaseException) -> None:
+        """Tell operators what is tried and answered: at first often, then as rarely as the number doubles."""
+        if not run.journalled or failures & (failures - 1):
+            return
+        branch, tried = getattr(action, "branch", ""), failures - failures // 2
+        try:
+            answer = f"{type(failure).__name__}: {failure}"
+            await self.performer.journal.note_attempt(
+                run.transaction.gid, branch, type(action).__name__.lower(), tried=tried, answer=answer
+            )
+        except (CoordinatorError, *UNKNOWN) as unwritten:
+            logger.debug("what %s was answered is not written: %r", action, unwritten)
 
     async def _remember_conclusion(self, run: Run) -> None:
         """What the last resource answered could be asked again, but not for ever: write it down before a long wait."""

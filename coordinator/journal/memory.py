@@ -52,6 +52,7 @@ class MemoryWorld:
     ids: dict[tuple[str, str], str] = field(default_factory=dict)
     outbox: list[StoredMessage] = field(default_factory=list)
     alerts: dict[tuple[Gid, str], str] = field(default_factory=dict)
+    attempts: dict[tuple[Gid, str, str], tuple[int, str]] = field(default_factory=dict)
     numbers: int = 0
 
 
@@ -159,6 +160,11 @@ class MemoryJournal:
                 return record
         return None
 
+    async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
+        """Keep for people what an owed call was last answered."""
+        before, _ = self.world.attempts.get((gid, branch, action), (0, ""))
+        self.world.attempts[(gid, branch, action)] = (before + tried, answer)
+
     async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
         """Forget clean records that were finished and made longer ago than this; how many."""
         alerted = {gid for gid, _ in self.world.alerts}
@@ -169,6 +175,7 @@ class MemoryJournal:
         ]
         for gid in old:
             del self.world.rows[gid]
+        self.world.attempts = {key: value for key, value in self.world.attempts.items() if key[0] not in old}
         return len(old)
 
     def _insert(self, record: Record) -> Standing:

@@ -113,11 +113,15 @@ class PostgresJournal:
         row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up_key"], name, key))
         return None if row is None else record_of(row)
 
+    async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
+        """Keep for people what an owed call was last answered. See `ports.Journal`."""
+        arguments = (gid, branch, action, tried, answer[: limits.ANSWER_CHARACTERS_MAX], self._owner_or_nobody()[0])
+        await self.lazy.run(lambda connection: connection.execute(SQL["note_attempt"], *arguments))
+
     async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
         """Forget decisions that were finished longer ago than this; how many. Those with an alert are kept."""
         arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
-        done = await self.lazy.run(lambda connection: connection.execute(SQL["purge"], *arguments))
-        return int(done.split()[-1])
+        return int(await self.lazy.run(lambda connection: connection.fetchval(SQL["purge"], *arguments)))
 
     def _owner(self, record: Record | None = None) -> tuple[str, int]:
         """The lease that *record*'s branches were made under, or else this process' own."""
@@ -169,9 +173,9 @@ class PostgresJournal:
         )
         return [None] * len(batch)
 
-    def _owner_or_nobody(self, record: Record) -> tuple[str, int]:
+    def _owner_or_nobody(self, record: Record | None = None) -> tuple[str, int]:
         """As `_owner`; nobody may still write an abort, and is refused everything else."""
-        lease = (record.lease if record.standing is not Standing.ABORT else None) or self.lease
+        lease = (record.lease if record is not None and record.standing is not Standing.ABORT else None) or self.lease
         return (lease.owner, lease.term) if lease is not None else ("(nobody)", 0)
 
 

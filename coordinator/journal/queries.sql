@@ -110,14 +110,25 @@ SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimit
 SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimity.decisions
 WHERE name = $1 AND idempotency_key = $2 AND standing <> 'abort';
 
+-- note_attempt --
+-- What an owed call was last answered, and how often it was tried.
+INSERT INTO unanimity.attempts (gid, branch, action, tried, answer, owner) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (gid, branch, action) DO UPDATE
+SET tried = attempts.tried + excluded.tried, answer = excluded.answer, owner = excluded.owner, last_at = now();
+
 -- purge --
 -- Forget decisions that were finished long ago and ended cleanly, a batch at a time.
-DELETE FROM unanimity.decisions WHERE gid IN (
-    SELECT gid FROM unanimity.decisions AS d
-    WHERE done_at < now() - make_interval(secs => $1)
-      AND NOT EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid)
-    LIMIT $2
-);
+WITH forgotten AS (
+    DELETE FROM unanimity.decisions WHERE gid IN (
+        SELECT gid FROM unanimity.decisions AS d
+        WHERE done_at < now() - make_interval(secs => $1)
+          AND NOT EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid)
+        LIMIT $2
+    ) RETURNING gid
+), attempts AS (
+    DELETE FROM unanimity.attempts AS t USING forgotten WHERE t.gid = forgotten.gid
+)
+SELECT count(*) FROM forgotten;
 
 -- register --
 -- A new owner, with a lease by the database's clock.

@@ -5,8 +5,11 @@ the numbered steps, of which `apply` runs those that are missing.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 from coordinator.errors import Misconfigured
 
@@ -31,42 +34,73 @@ def migrations(component: str) -> dict[int, str]:
     return {int(path.name.split("_")[0]): path.read_text(encoding="utf-8") for path in steps}
 
 
-async def apply(connection: Any, *components: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Version:
+    """How far one component's tables are, and how far this code can bring them. 0 is: not there."""
+
+    component: str
+    present: int
+    known: int
+
+
+async def versions(connection: Any, *components: str) -> list[Version]:
+    """How far each of *components* (all without a name) is, by an asyncpg *connection*; nothing is changed."""
+    present: dict[str, int] = {}
+    if await connection.fetchval("SELECT to_regclass('unanimity.schema_versions')") is not None:
+        rows = await connection.fetch(
+            "SELECT component, max(version) AS version FROM unanimity.schema_versions GROUP BY 1"
+        )
+        present = {row["component"]: row["version"] for row in rows}
+    return [Version(name, present.get(name, 0), max(migrations(name))) for name in components or COMPONENTS]
+
+
+async def apply(connection: Any, *components: str) -> list[str]:
     """Bring *components* (all without a name) up to date on an asyncpg *connection*, outside of a transaction.
 
-    Idempotent, and safe when several processes start at once. Raises `Misconfigured` where the schema is newer than
-    this version of the code, or where the role may not create it.
+    Returns the steps that were taken. Idempotent, and safe when several processes start at once: an advisory lock lets
+    one of them do it. Where nothing is to be done, no right to create anything is needed. Raises `Misconfigured` where
+    the schema is newer than this version of the code, or where the role may not create it.
     """
-    if not await _behind(connection, components or COMPONENTS):
-        return
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(_VERSIONS)
-        for component in components or COMPONENTS:
-            await _bring_up(connection, component)
-
-
-async def _behind(connection: Any, components: tuple[str, ...]) -> bool:
-    """Whether anything is to be done: a role without the right to create must be able to start, too."""
-    if await connection.fetchval("SELECT to_regclass('unanimity.schema_versions')") is None:
-        return True
-    rows = await connection.fetch("SELECT component, max(version) AS version FROM unanimity.schema_versions GROUP BY 1")
-    present = {row["component"]: row["version"] for row in rows}
-    return any(present.get(component) != max(migrations(component)) for component in components)
-
-
-async def _bring_up(connection: Any, component: str) -> None:
-    query = "SELECT coalesce(max(version), 0) FROM unanimity.schema_versions WHERE component = $1"
-    present = await connection.fetchval(query, component)
-    steps = migrations(component)
-    if present > max(steps):
+    found = await versions(connection, *components)
+    for version in found:
+        _refuse_newer(version)
+    if all(version.present == version.known for version in found):
+        return []
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            await connection.execute(_VERSIONS)
+            # Asked again under the lock: another process may have done it by now.
+            return [
+                step
+                for version in await versions(connection, *components)
+                for step in await _bring_up(connection, version)
+            ]
+    except asyncpg.InsufficientPrivilegeError as error:
+        behind = ", ".join(version.component for version in found if version.present < version.known)
         raise Misconfigured(
-            f"the tables of {component} are at version {present}, and this code knows {max(steps)}: upgrade the code"
-        )
-    for number, step in steps.items():
-        if number > present:
+            f"the tables of {behind} are to be made or migrated, and this role may not do so ({error}): run "
+            "`coordinator schema apply` as the role that owns them"
+        ) from error
+
+
+async def _bring_up(connection: Any, version: Version) -> list[str]:
+    _refuse_newer(version)
+    taken = []
+    for number, step in migrations(version.component).items():
+        if number > version.present:
             await connection.execute(step)
-            await connection.execute("INSERT INTO unanimity.schema_versions VALUES ($1, $2)", component, number)
+            await connection.execute("INSERT INTO unanimity.schema_versions VALUES ($1, $2)", version.component, number)
+            taken.append(f"{version.component} {number}")
+    return taken
+
+
+def _refuse_newer(version: Version) -> None:
+    if version.present > version.known:
+        raise Misconfigured(
+            f"the tables of {version.component} are at version {version.present}, and this code knows "
+            f"{version.known}: upgrade the code"
+        )
 
 
 def queries(path: Path) -> dict[str, str]:

@@ -60,6 +60,9 @@ class MemoryPlace:
     async def outbox(self):
         return [(row.message.id, row.waiting) for row in self.world.outbox]
 
+    async def attempts(self):
+        return self.world.attempts
+
     async def age(self, seconds):
         self.now_s += seconds
 
@@ -94,6 +97,10 @@ class PostgresPlace:
     async def outbox(self):
         rows = await self._fetch("SELECT message_id, waiting FROM unanimity.outbox ORDER BY id")
         return [tuple(row) for row in rows]
+
+    async def attempts(self):
+        rows = await self._fetch("SELECT gid, branch, action, tried, answer FROM unanimity.attempts")
+        return {(gid, branch, action): (tried, answer) for gid, branch, action, tried, answer in rows}
 
     async def age(self, seconds):
         await self._execute(
@@ -365,3 +372,15 @@ async def test_resigning_lets_others_take_over_at_once(place, a):
     b = await place.process("b")
     await a.owners.resign(a.lease)
     assert await b.owners.take_over(b.lease) == [a.lease.owner]
+
+
+async def test_what_was_tried_and_answered_is_kept_with_its_transaction(place, a):
+    """Tries add up, the last answer stands, and both are forgotten with the transaction."""
+    made = record()
+    await a.journal.decide(made)
+    await a.journal.note_attempt(made.gid, "events", "commit", tried=1, answer="Disconnected: no answer")
+    await a.journal.note_attempt(made.gid, "events", "commit", tried=1, answer="InDoubt: NOT_COORDINATOR")
+    assert await place.attempts() == {(made.gid, "events", "commit"): (2, "InDoubt: NOT_COORDINATOR")}
+    await a.journal.finish(made.gid, Outcome.COMMIT, {})
+    assert await a.journal.purge(older_than_s=-1) == 1
+    assert await place.attempts() == {}
