@@ -24,6 +24,7 @@ from coordinator.protocol.model import (
 )
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.records import Adopted as Adopted
+from coordinator.records import Alert as Alert
 from coordinator.records import Doubtful as Doubtful
 from coordinator.records import Lease as Lease
 from coordinator.records import Message as Message
@@ -256,6 +257,15 @@ class LeavesMarkers(Protocol):
 
 
 @runtime_checkable
+class AnswersProbes(Protocol):
+    """A participant that can be asked about a branch without changing anything."""
+
+    async def probe(self, prepared: Prepared) -> str:
+        """What the resource itself says about the branch, in words for people. Raises where it does not answer."""
+        ...
+
+
+@runtime_checkable
 class OwnsIds(Protocol):
     """A participant whose resources carry ids of an owner (Kafka), to be settled when the owner died."""
 
@@ -353,8 +363,20 @@ class Clock(Protocol):
 
 
 class Alerts(Protocol):
-    """Where operators are told."""
+    """Where operators are told, and where it is kept what they said."""
 
     async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
-        """Exactly one alert per *gid* and *kind*."""
+        """Exactly one alert per *gid* and *kind*, ever: also when it was resolved."""
+        ...
+
+    async def open_alerts(self) -> Sequence[Alert]:
+        """Those that nobody has resolved, the oldest first."""
+        ...
+
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+        """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit."""
+        ...
+
+    async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
+        """Keep what an operator did, and why. There is no way to change it afterwards."""
         ...

@@ -78,5 +78,14 @@ class Doubtful:
     age_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """Something that an operator has to see to: one per transaction and kind."""
+
+    gid: Gid
+    kind: str
+    detail: str
+
+
 OutboxRow = Mapping[str, Any]
 """A row of the outbox: id, shard, message_id, participant, topic, key, value, headers (JSON), partition, attempts."""

@@ -12,7 +12,7 @@ from typing import Any
 from coordinator import limits
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
-from coordinator.ports import Adopted, Lease, Message, Record, Standing
+from coordinator.ports import Adopted, Alert, Lease, Message, Record, Standing
 from coordinator.protocol.model import BranchName, Ending, Gid, Outcome
 
 
@@ -52,6 +52,8 @@ class MemoryWorld:
     ids: dict[tuple[str, str], str] = field(default_factory=dict)
     outbox: list[StoredMessage] = field(default_factory=list)
     alerts: dict[tuple[Gid, str], str] = field(default_factory=dict)
+    resolved: set[tuple[Gid, str]] = field(default_factory=set)
+    audit: list[tuple[str, str, Gid, str, str]] = field(default_factory=list)
     attempts: dict[tuple[Gid, str, str], tuple[int, str]] = field(default_factory=dict)
     numbers: int = 0
 
@@ -304,3 +306,22 @@ class MemoryAlerts:
     async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
         """Keep the first one of each kind."""
         self._world.alerts.setdefault((gid, kind), detail)
+
+    async def open_alerts(self) -> Sequence[Alert]:
+        """Those that nobody has resolved."""
+        opened = self._world.alerts.items()
+        return [
+            Alert(gid=gid, kind=kind, detail=d) for (gid, kind), d in opened if (gid, kind) not in self._world.resolved
+        ]
+
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+        """Keep who has seen to it, and how."""
+        if (gid, kind) not in self._world.alerts or (gid, kind) in self._world.resolved:
+            return False
+        self._world.resolved.add((gid, kind))
+        await self.audit(actor=by, action="resolve alert", gid=gid, reason=reason, detail=kind)
+        return True
+
+    async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
+        """Keep what an operator did, and why."""
+        self._world.audit.append((actor, action, gid, reason, detail))

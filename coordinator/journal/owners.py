@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from coordinator.errors import Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.postgres import SQL, PostgresJournal
-from coordinator.ports import Lease
+from coordinator.ports import Alert, Lease
 from coordinator.protocol.model import Gid
 
 logger = logging.getLogger(__name__)
@@ -107,3 +107,18 @@ class PostgresAlerts:
         first = await self._journal.questions.run(lambda c: c.fetchval(SQL["raise_alert"], gid, kind, detail))
         if first is not None:
             logger.error("ALERT %s: transaction %s: %s", kind, gid, detail)
+
+    async def open_alerts(self) -> Sequence[Alert]:
+        """Those that nobody has resolved."""
+        rows = await self._journal.questions.run(lambda c: c.fetch(SQL["open_alerts"]))
+        return [Alert(gid=row["gid"], kind=row["kind"], detail=row["detail"]) for row in rows]
+
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+        """Keep who has seen to it, and how. See `ports.Alerts`."""
+        arguments = (gid, kind, by, reason)
+        return await self._journal.questions.run(lambda c: c.fetchval(SQL["resolve_alert"], *arguments)) is not None
+
+    async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
+        """Keep what an operator did, and why."""
+        arguments = (actor, action, gid, reason, detail)
+        await self._journal.questions.run(lambda c: c.execute(SQL["audit"], *arguments))

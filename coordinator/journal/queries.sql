@@ -189,3 +189,20 @@ DELETE FROM unanimity.transactional_ids WHERE cluster = $1 AND transactional_id 
 -- raise_alert --
 -- One alert per transaction and kind.
 INSERT INTO unanimity.alerts (gid, kind, detail) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING gid;
+
+-- open_alerts --
+-- What nobody has seen to yet.
+SELECT gid, kind, detail FROM unanimity.alerts WHERE resolved_at IS NULL ORDER BY raised_at, gid, kind;
+
+-- resolve_alert --
+-- Somebody has seen to it; who, and how, is kept with it and in the audit.
+WITH resolved AS (
+    UPDATE unanimity.alerts SET resolved_at = now(), resolved_by = $3, resolution = $4
+    WHERE gid = $1 AND kind = $2 AND resolved_at IS NULL RETURNING gid, kind
+)
+INSERT INTO unanimity.audit (actor, action, gid, reason, detail)
+SELECT $3, 'resolve alert', gid, $4, kind FROM resolved RETURNING gid;
+
+-- audit --
+-- What an operator did.
+INSERT INTO unanimity.audit (actor, action, gid, reason, detail) VALUES ($1, $2, $3, $4, $5);

@@ -42,6 +42,13 @@ class Version:
     present: int
     known: int
 
+    @property
+    def state(self) -> str:
+        """In a word: current, behind, newer, or missing."""
+        if self.present == self.known:
+            return "current"
+        return "missing" if not self.present else "behind" if self.present < self.known else "newer"
+
 
 async def versions(connection: Any, *components: str) -> list[Version]:
     """How far each of *components* (all without a name) is, by an asyncpg *connection*; nothing is changed."""

@@ -46,10 +46,13 @@ CREATE INDEX transactional_ids_owner ON unanimity.transactional_ids (owner);
 CREATE SEQUENCE unanimity.transactional_id_numbers;
 
 CREATE TABLE unanimity.alerts (
-    gid       text NOT NULL,
-    kind      text NOT NULL,
-    detail    text NOT NULL,
-    raised_at timestamptz NOT NULL DEFAULT now(),
+    gid         text NOT NULL,
+    kind        text NOT NULL,
+    detail      text NOT NULL,
+    raised_at   timestamptz NOT NULL DEFAULT now(),
+    resolved_at timestamptz,
+    resolved_by text,
+    resolution  text,
     PRIMARY KEY (gid, kind)
 );
 
@@ -64,3 +67,15 @@ CREATE TABLE unanimity.attempts (
     last_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (gid, branch, action)
 );
+
+CREATE TABLE unanimity.audit (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at     timestamptz NOT NULL DEFAULT now(),
+    actor  text NOT NULL,
+    action text NOT NULL,
+    gid    text NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL DEFAULT ''
+);
+
+CREATE INDEX audit_gid ON unanimity.audit (gid);

@@ -8,14 +8,15 @@ import pytest
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.gids import new_gid
 from coordinator.journal.memory import (
+    MemoryAlerts,
     MemoryJournal,
     MemoryOwners,
     MemoryTransactionalIds,
     MemoryWorld,
 )
-from coordinator.journal.owners import PostgresOwners, PostgresTransactionalIds
+from coordinator.journal.owners import PostgresAlerts, PostgresOwners, PostgresTransactionalIds
 from coordinator.journal.postgres import PostgresJournal
-from coordinator.ports import Message, Record, Standing
+from coordinator.ports import Alert, Message, Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Ending, OnNo, Outcome, Recipe, Role, Vote
 from participants.memory.database import MemoryConnection, MemoryStore
 
@@ -25,8 +26,8 @@ DB, EVENTS = BranchName("db"), BranchName("events")
 class Process:
     """One process' journal, owner and ids."""
 
-    def __init__(self, journal, owners, ids, connect):
-        self.journal, self.owners, self.ids, self.connect = journal, owners, ids, connect
+    def __init__(self, journal, owners, ids, alerts, connect):
+        self.journal, self.owners, self.ids, self.alerts, self.connect = journal, owners, ids, alerts, connect
 
     async def register(self):
         self.lease = await self.owners.register()
@@ -44,7 +45,7 @@ class MemoryPlace:
         journal = MemoryJournal(self.world)
         owners = MemoryOwners(journal, owner_id=name, lease_s=lease_s)
         ids = MemoryTransactionalIds(journal, prefix="ids")
-        return await Process(journal, owners, ids, self.connect).register()
+        return await Process(journal, owners, ids, MemoryAlerts(self.world), self.connect).register()
 
     async def expire(self, process):
         self.world.owners[process.lease.owner].lease_until_s = float("-inf")
@@ -62,6 +63,9 @@ class MemoryPlace:
 
     async def attempts(self):
         return self.world.attempts
+
+    async def audit(self):
+        return self.world.audit
 
     async def age(self, seconds):
         self.now_s += seconds
@@ -81,7 +85,8 @@ class PostgresPlace:
         await journal.open()
         self.journals.append(journal)
         owners = PostgresOwners(journal, owner_id=name, lease_s=lease_s)
-        return await Process(journal, owners, PostgresTransactionalIds(journal, prefix="ids"), self.connect).register()
+        ids = PostgresTransactionalIds(journal, prefix="ids")
+        return await Process(journal, owners, ids, PostgresAlerts(journal), self.connect).register()
 
     async def expire(self, process):
         await self._execute(
@@ -96,6 +101,10 @@ class PostgresPlace:
 
     async def outbox(self):
         rows = await self._fetch("SELECT message_id, waiting FROM unanimity.outbox ORDER BY id")
+        return [tuple(row) for row in rows]
+
+    async def audit(self):
+        rows = await self._fetch("SELECT actor, action, gid, reason, detail FROM unanimity.audit ORDER BY id")
         return [tuple(row) for row in rows]
 
     async def attempts(self):
@@ -384,3 +393,21 @@ async def test_what_was_tried_and_answered_is_kept_with_its_transaction(place, a
     await a.journal.finish(made.gid, Outcome.COMMIT, {})
     assert await a.journal.purge(older_than_s=-1) == 1
     assert await place.attempts() == {}
+
+
+async def test_an_alert_is_raised_once_and_resolved_once_with_a_name_and_a_reason(place, a):
+    """Who has seen to it and why is in the audit; raising it again opens nothing."""
+    made = record()
+    await a.alerts.raise_alert(made.gid, "heuristic", "events aborted")
+    await a.alerts.raise_alert(made.gid, "heuristic", "seen again")
+    assert await a.alerts.open_alerts() == [Alert(gid=made.gid, kind="heuristic", detail="events aborted")]
+    assert not await a.alerts.resolve_alert(made.gid, "parked", by="ann", reason="no such alert")
+    assert await a.alerts.resolve_alert(made.gid, "heuristic", by="ann", reason="refunded by hand")
+    assert not await a.alerts.resolve_alert(made.gid, "heuristic", by="bob", reason="too late")
+    await a.alerts.raise_alert(made.gid, "heuristic", "and again")
+    assert await a.alerts.open_alerts() == []
+    await a.alerts.audit(actor="ann", action="resolve", gid=made.gid, reason="ops-1", detail="commit")
+    assert await place.audit() == [
+        ("ann", "resolve alert", made.gid, "refunded by hand", "heuristic"),
+        ("ann", "resolve", made.gid, "ops-1", "commit"),
+    ]
