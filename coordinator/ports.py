@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
+from coordinator.alerts import AlertKind as AlertKind
 from coordinator.protocol.model import (
     BranchName,
     Ending,
@@ -365,7 +366,7 @@ class Clock(Protocol):
 class Alerts(Protocol):
     """Where operators are told, and where it is kept what they said."""
 
-    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
         """Exactly one alert per *gid* and *kind*, ever: also when it was resolved."""
         ...
 
@@ -374,7 +375,10 @@ class Alerts(Protocol):
         ...
 
     async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
-        """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit."""
+        """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit.
+
+        Raises `Refused` without a name or a reason; so does `audit`.
+        """
         ...
 
     async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:

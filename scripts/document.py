@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from coordinator.alerts import EXPLANATIONS, AlertKind
 from coordinator.errors import IllegalTransition
 from coordinator.faults.points import POINTS
 from coordinator.protocol.events import Decided, Event, HeldForOperator, Intended, Settled, Voted
@@ -147,11 +148,18 @@ def tabulate_kills() -> str:
     return "\n".join(rows)
 
 
+def tabulate_alerts() -> str:
+    """Every kind of alert, what it means, and what is to be done."""
+    rows = [f"| `{kind}` | {EXPLANATIONS[kind].means} | {EXPLANATIONS[kind].do} |" for kind in AlertKind]
+    return "\n".join(["| alert | what it means | what to do |", "|---|---|---|", *rows])
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "protocol": draw_protocol,
     "points": list_points,
     "promises": tabulate_promises,
     "kills": tabulate_kills,
+    "alerts": tabulate_alerts,
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from coordinator.engine.finisher import Finisher
 from coordinator.engine.performer import UNKNOWN, Performer
 from coordinator.engine.run import Run
 from coordinator.errors import CoordinatorError, Unavailable
-from coordinator.ports import Standing
+from coordinator.ports import AlertKind, Standing
 from coordinator.protocol.actions import Action
 from coordinator.protocol.model import Gid, Outcome, Role, Status
 from coordinator.protocol.two_phase import evolve, owed
@@ -77,7 +77,7 @@ class Driver:
                 await self._note_attempt(run, action, failures, failure)
                 if not isinstance(failure, (Unavailable, *UNKNOWN)):
                     # What a setting or a privilege forbids is owed all the same, and somebody has to know.
-                    await self.performer.alerts.raise_alert(run.transaction.gid, "refused", str(failure))
+                    await self.performer.alerts.raise_alert(run.transaction.gid, AlertKind.REFUSED, str(failure))
                 await self.performer.clock.sleep(self.performer.chance.uniform(0, pause_s))
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
             else:

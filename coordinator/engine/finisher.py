@@ -11,11 +11,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from coordinator import limits
+from coordinator.alerts import of_outcome
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, Run
 from coordinator.errors import CoordinatorError, Replaced
-from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal, Relays
-from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status, Transaction
+from coordinator.ports import Alerts, Clock, HoldsOutbox, Journal, Relays, Standing
+from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status
 from coordinator.protocol.policy import poll_every_s
 
 logger = logging.getLogger(__name__)
@@ -53,17 +54,14 @@ class Finisher:
             await asyncio.wait_for(task, timeout=limits.PARTICIPANT_CALL_S)
 
     async def finish(self, run: Run) -> None:
-        """Take *run*, which owes nothing any more. Raises the one alert where a branch ended against the decision."""
+        """Take *run*, which owes nothing any more."""
         deferred = Ending.DEFERRED in run.transaction.endings.values()
         if deferred or (run.messages and run.transaction.recipe is Recipe.OUTBOX):
             self.relays.wake(poll_every_s(run.policy))
-        if run.journalled:
+        if run.journalled or run.transaction.heuristic:
             self._waiting.append(run)
             self.pending.add(run.transaction.gid)
             self._wake.set()
-        if run.transaction.heuristic:
-            endings = ", ".join(f"{name} {ending}" for name, ending in run.transaction.endings.items())
-            await self.alerts.raise_alert(run.transaction.gid, "heuristic", endings)
 
     async def flush(self) -> None:
         """Record what waits now. Raises what recording raised; then it still waits."""
@@ -100,7 +98,7 @@ class Finisher:
                     delivered[run.outbox].append((run.transaction.gid, name))
         away = {holder for holder, pairs in delivered.items() if not await self._cleared(holder, pairs)}
         self._waiting += [run for run in batch if run.outbox in away]
-        await asyncio.gather(*(self._finish(run.transaction) for run in batch if run.outbox not in away))
+        await asyncio.gather(*(self._finish(run) for run in batch if run.outbox not in away))
         self.pending -= {run.transaction.gid for run in batch if run.outbox not in away}
 
     async def _cleared(self, holder: BranchName, delivered: list[tuple[Gid, BranchName]]) -> bool:
@@ -114,6 +112,19 @@ class Finisher:
             return False
         return True
 
-    async def _finish(self, transaction: Transaction) -> None:
+    async def _finish(self, run: Run) -> None:
+        transaction = run.transaction
         outcome = Outcome.COMMIT if transaction.status is Status.COMMITTED else Outcome.ABORT
+        if transaction.heuristic:
+            await self._tell(run)  # Before it is finished: after a crash in between, it is found and told again.
         await self.journal.finish(transaction.gid, outcome, transaction.endings)
+
+    async def _tell(self, run: Run) -> None:
+        """Raise the one alert about a branch that ended against the decision, and see to it that a record stands."""
+        transaction = run.transaction
+        if not run.journalled:  # An abort needs none; what somebody committed against it does.
+            await self.journal.decide(run.record(Standing.ABORT))
+            run.journalled = True
+        endings = ", ".join(f"{name} {ending}" for name, ending in transaction.endings.items())
+        decided = "commit" if transaction.status is Status.COMMITTED else "abort"
+        await self.alerts.raise_alert(transaction.gid, of_outcome(transaction), f"decided {decided}: {endings}")

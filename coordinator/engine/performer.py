@@ -16,6 +16,7 @@ from coordinator.engine.breakers import Breakers
 from coordinator.engine.run import Participants, Run
 from coordinator.errors import CircuitOpen, CoordinatorError, InDoubt, Refused, Replaced, Unavailable
 from coordinator.ports import (
+    AlertKind,
     Alerts,
     Clock,
     DecidingSession,
@@ -153,7 +154,9 @@ class Performer:
         else:
             event = await self._write(run, Standing.PARKED, reason=reason)
         if isinstance(event, HeldForOperator):
-            await self.alerts.raise_alert(run.transaction.gid, "parked", reason)
+            unreadable = Ending.HAZARD in run.transaction.endings.values()
+            kind = AlertKind.HAZARD if unreadable else AlertKind.PARKED
+            await self.alerts.raise_alert(run.transaction.gid, kind, event.reason)
         return event
 
     async def _decide(self, run: Run, action: Decide) -> Event:
@@ -216,10 +219,7 @@ class Performer:
     # ── the second phase ──
 
     async def _commit(self, run: Run, branch: BranchName) -> Ending:
-        ending = await self._participant(branch).commit(run.transaction.prepared(branch))
-        if ending is Ending.HAZARD:
-            await self.alerts.raise_alert(run.transaction.gid, "hazard", f"nobody can tell how {branch} ended")
-        return ending
+        return await self._participant(branch).commit(run.transaction.prepared(branch))
 
     async def _abort(self, run: Run, branch: BranchName) -> Ending:
         voted_yes = run.transaction.votes.get(branch) is Vote.YES

@@ -15,7 +15,7 @@ from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, resume
 from coordinator.errors import CoordinatorError
 from coordinator.gids import issued_at
-from coordinator.ports import Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
+from coordinator.ports import AlertKind, Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Gid, Recipe, Role
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Sweep:
         since_issue_s = (self.clock.now() - issued_at(prepared.gid)).total_seconds()
         if since_issue_s > self.rule.retention_s:
             detail = f"{prepared.branch} is prepared, but older than the journal's memory: absence says nothing"
-            await self.alerts.raise_alert(prepared.gid, "older-than-journal", detail)
+            await self.alerts.raise_alert(prepared.gid, AlertKind.OLDER_THAN_JOURNAL, detail)
             return False
         first_s = self._first_seen_s.setdefault((prepared.gid, prepared.branch), now_s)
         return doubtful.age_s >= self.rule.after_s and now_s - first_s >= self.rule.looks_apart_s

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator import limits
+from coordinator.alerts import HEURISTIC_OUTCOMES, refuse_anonymous
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
-from coordinator.ports import Adopted, Alert, Lease, Message, Record, Standing
+from coordinator.ports import Adopted, Alert, AlertKind, Lease, Message, Record, Standing
 from coordinator.protocol.model import BranchName, Ending, Gid, Outcome
 
 
@@ -168,12 +169,16 @@ class MemoryJournal:
         self.world.attempts[(gid, branch, action)] = (before + tried, answer)
 
     async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
-        """Forget clean records that were finished and made longer ago than this; how many."""
-        alerted = {gid for gid, _ in self.world.alerts}
+        """Forget records that were finished and made longer ago than this; how many. Some alerts keep theirs."""
+        kept = {
+            gid
+            for gid, kind in self.world.alerts
+            if kind in HEURISTIC_OUTCOMES or (gid, kind) not in self.world.resolved
+        }
         old = [
             gid
             for gid, row in self.world.rows.items()
-            if row.done and gid not in alerted and row.created_s + older_than_s < self.world.now_s()
+            if row.done and gid not in kept and row.created_s + older_than_s < self.world.now_s()
         ]
         for gid in old:
             del self.world.rows[gid]
@@ -303,7 +308,7 @@ class MemoryAlerts:
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
 
-    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
         """Keep the first one of each kind."""
         self._world.alerts.setdefault((gid, kind), detail)
 
@@ -316,6 +321,7 @@ class MemoryAlerts:
 
     async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
         """Keep who has seen to it, and how."""
+        refuse_anonymous(gid, by, reason)
         if (gid, kind) not in self._world.alerts or (gid, kind) in self._world.resolved:
             return False
         self._world.resolved.add((gid, kind))
@@ -324,4 +330,5 @@ class MemoryAlerts:
 
     async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
         """Keep what an operator did, and why."""
+        refuse_anonymous(gid, actor, reason)
         self._world.audit.append((actor, action, gid, reason, detail))

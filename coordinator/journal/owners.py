@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Sequence
 
+from coordinator.alerts import refuse_anonymous
 from coordinator.errors import Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.postgres import SQL, PostgresJournal
-from coordinator.ports import Alert, Lease
+from coordinator.ports import Alert, AlertKind, Lease
 from coordinator.protocol.model import Gid
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class PostgresAlerts:
     def __init__(self, journal: PostgresJournal) -> None:
         self._journal = journal
 
-    async def raise_alert(self, gid: Gid, kind: str, detail: str) -> None:
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
         """Raise it, unless it was raised before."""
         first = await self._journal.questions.run(lambda c: c.fetchval(SQL["raise_alert"], gid, kind, detail))
         if first is not None:
@@ -115,10 +116,12 @@ class PostgresAlerts:
 
     async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
         """Keep who has seen to it, and how. See `ports.Alerts`."""
+        refuse_anonymous(gid, by, reason)
         arguments = (gid, kind, by, reason)
         return await self._journal.questions.run(lambda c: c.fetchval(SQL["resolve_alert"], *arguments)) is not None
 
     async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
         """Keep what an operator did, and why."""
+        refuse_anonymous(gid, actor, reason)
         arguments = (actor, action, gid, reason, detail)
         await self._journal.questions.run(lambda c: c.execute(SQL["audit"], *arguments))

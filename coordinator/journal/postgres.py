@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import limits
+from coordinator.alerts import HEURISTIC_OUTCOMES
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.database import Connection, JournalConnection
@@ -119,8 +120,11 @@ class PostgresJournal:
         await self.lazy.run(lambda connection: connection.execute(SQL["note_attempt"], *arguments))
 
     async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
-        """Forget decisions that were finished longer ago than this; how many. Those with an alert are kept."""
-        arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
+        """Forget decisions that were finished longer ago than this; how many.
+
+        Heuristic outcomes are kept for ever, and whatever else has an open alert until it is resolved.
+        """
+        arguments = (older_than_s, limits.JOURNAL_BATCH_MAX, list(HEURISTIC_OUTCOMES))
         return int(await self.lazy.run(lambda connection: connection.fetchval(SQL["purge"], *arguments)))
 
     def _owner(self, record: Record | None = None) -> tuple[str, int]:

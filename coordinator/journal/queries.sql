@@ -117,12 +117,16 @@ ON CONFLICT (gid, branch, action) DO UPDATE
 SET tried = attempts.tried + excluded.tried, answer = excluded.answer, owner = excluded.owner, last_at = now();
 
 -- purge --
--- Forget decisions that were finished long ago and ended cleanly, a batch at a time.
+-- Forget decisions that were finished long ago, a batch at a time; never one with an open alert ($3 lists the kinds of
+-- heuristic outcomes: those are never forgotten at all).
 WITH forgotten AS (
     DELETE FROM unanimity.decisions WHERE gid IN (
         SELECT gid FROM unanimity.decisions AS d
         WHERE done_at < now() - make_interval(secs => $1)
-          AND NOT EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid)
+          AND NOT EXISTS (
+              SELECT FROM unanimity.alerts AS a
+              WHERE a.gid = d.gid AND (a.resolved_at IS NULL OR a.kind = ANY($3::text[]))
+          )
         LIMIT $2
     ) RETURNING gid
 ), attempts AS (

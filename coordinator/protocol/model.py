@@ -80,6 +80,8 @@ class Ending(StrEnum):
     """Not committed, but its messages stand in the outbox of the same decision: the relay delivers them."""
     HAZARD = "hazard"
     """Nobody can tell any more. Recorded, alerted, and left to an operator."""
+    LOST = "lost"
+    """It was to be committed, and is in no way part of the history that its server follows since a failover."""
 
 
 class Status(StrEnum):
@@ -148,7 +150,7 @@ class Transaction:
         opposite = {Status.COMMITTING: Ending.ABORTED, Status.COMMITTED: Ending.ABORTED}.get(
             self.status, Ending.COMMITTED
         )
-        return any(ending in (Ending.HAZARD, opposite) for ending in self.endings.values())
+        return any(ending in (Ending.HAZARD, Ending.LOST, opposite) for ending in self.endings.values())
 
     def prepared(self, branch: BranchName) -> Prepared:
         """The branch as plain data, to be finished by whoever gets there."""

@@ -5,6 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
+from coordinator.alerts import AlertKind
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.gids import new_gid
 from coordinator.journal.memory import (
@@ -398,13 +399,18 @@ async def test_what_was_tried_and_answered_is_kept_with_its_transaction(place, a
 async def test_an_alert_is_raised_once_and_resolved_once_with_a_name_and_a_reason(place, a):
     """Who has seen to it and why is in the audit; raising it again opens nothing."""
     made = record()
-    await a.alerts.raise_alert(made.gid, "heuristic", "events aborted")
-    await a.alerts.raise_alert(made.gid, "heuristic", "seen again")
+    await a.alerts.raise_alert(made.gid, AlertKind.HEURISTIC, "events aborted")
+    await a.alerts.raise_alert(made.gid, AlertKind.HEURISTIC, "seen again")
     assert await a.alerts.open_alerts() == [Alert(gid=made.gid, kind="heuristic", detail="events aborted")]
     assert not await a.alerts.resolve_alert(made.gid, "parked", by="ann", reason="no such alert")
+    for by, reason in (("", "a reason"), ("ann", "  ")):
+        with pytest.raises(Refused):
+            await a.alerts.resolve_alert(made.gid, "heuristic", by=by, reason=reason)
+        with pytest.raises(Refused):
+            await a.alerts.audit(actor=by, action="resolve", gid=made.gid, reason=reason)
     assert await a.alerts.resolve_alert(made.gid, "heuristic", by="ann", reason="refunded by hand")
     assert not await a.alerts.resolve_alert(made.gid, "heuristic", by="bob", reason="too late")
-    await a.alerts.raise_alert(made.gid, "heuristic", "and again")
+    await a.alerts.raise_alert(made.gid, AlertKind.HEURISTIC, "and again")
     assert await a.alerts.open_alerts() == []
     await a.alerts.audit(actor="ann", action="resolve", gid=made.gid, reason="ops-1", detail="commit")
     assert await place.audit() == [

@@ -103,21 +103,25 @@ async def test_a_lost_connection_is_unknown_and_asking_again_is_safe(journal, da
 
 
 async def test_purging_forgets_only_what_is_old_clean_and_finished(journal, database):
-    """Unfinished records, and those with an alert, are kept whatever their age."""
+    """Unfinished records, open alerts and heuristic outcomes are kept whatever their age."""
+    from coordinator.alerts import AlertKind
     from coordinator.journal.owners import PostgresAlerts
     from coordinator.protocol.model import Outcome
 
-    done, owed, alerted = record(), record(), record()
-    for made in (done, owed, alerted):
+    alerts = PostgresAlerts(journal)
+    done, owed, alerted, resolved, torn = (record() for _ in range(5))
+    for made in (done, owed, alerted, resolved, torn):
         await journal.decide(made)
-    for made in (done, alerted):
+    for made in (done, alerted, resolved, torn):
         await journal.finish(made.gid, Outcome.COMMIT, {})
-    await PostgresAlerts(journal).raise_alert(alerted.gid, "heuristic", "")
+    for made, kind in ((alerted, AlertKind.PARKED), (resolved, AlertKind.PARKED), (torn, AlertKind.HEURISTIC)):
+        await alerts.raise_alert(made.gid, kind, "")
+    for made, kind in ((resolved, AlertKind.PARKED), (torn, AlertKind.HEURISTIC)):
+        assert await alerts.resolve_alert(made.gid, kind, by="op", reason="done")
     assert await journal.purge(older_than_s=3600) == 0
     connection = await asyncpg.connect(database)
     await connection.execute("UPDATE unanimity.decisions SET done_at = done_at - interval '2 days'")
     await connection.close()
-    assert await journal.purge() == 1
-    assert await journal.look_up(done.gid) is None
-    assert await journal.look_up(owed.gid) is not None
-    assert await journal.look_up(alerted.gid) is not None
+    assert await journal.purge() == 2
+    kept = {made.gid for made in (done, owed, alerted, resolved, torn) if await journal.look_up(made.gid)}
+    assert kept == {owed.gid, alerted.gid, torn.gid}

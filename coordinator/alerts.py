@@ -1,0 +1,85 @@
+"""Every kind of alert: what it means, and what an operator does about it.
+
+An alert is raised once per transaction and kind, whoever sees it and however often, and stays open until a person
+resolves it with a reason. What people did is kept in the audit, which is only ever added to.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coordinator.errors import Refused
+from coordinator.protocol.model import Ending, Gid, Transaction
+
+
+class AlertKind(StrEnum):
+    """Why an operator is told."""
+
+    PARKED = "parked"
+    REFUSED = "refused"
+    HEURISTIC = "heuristic"
+    HAZARD = "hazard"
+    LOST_BY_FAILOVER = "lost-by-failover"
+    OLDER_THAN_JOURNAL = "older-than-journal"
+
+
+HEURISTIC_OUTCOMES = frozenset({AlertKind.HEURISTIC, AlertKind.HAZARD, AlertKind.LOST_BY_FAILOVER})
+"""The promise was broken from outside: such a transaction's record is never forgotten, also when it is resolved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a kind of alert *means*, and what to *do*."""
+
+    means: str
+    do: str
+
+
+EXPLANATIONS: Mapping[AlertKind, Explanation] = {
+    AlertKind.PARKED: Explanation(
+        "A transaction waits, prepared, for an operator, as its policy says. It holds its locks until then.",
+        "Find out why its broker did not commit; then commit or abort it, with a reason.",
+    ),
+    AlertKind.REFUSED: Explanation(
+        "What was decided cannot be carried out, because a setting or a privilege forbids it. It is tried for ever.",
+        "The detail quotes the server. Grant or set what it names; nothing needs to be restarted. Then resolve it.",
+    ),
+    AlertKind.HEURISTIC: Explanation(
+        "A branch ended otherwise than was decided: somebody finished a prepared transaction by hand, or initialised a "
+        "transactional id of ours. The transaction is torn.",
+        "The detail says how each branch ended. Repair the data by hand (the others did as was decided), find who did "
+        "it, and take away the privilege. Then resolve it with what was done.",
+    ),
+    AlertKind.HAZARD: Explanation(
+        "Nobody can tell how a branch ended: the records or the topic that would say it are gone, or the marker and "
+        "the transaction's status are.",
+        "Look at the data of that participant for the transaction's effect. Where the others wait for it, prepared, "
+        "commit or abort them accordingly. Resolve the alert with what was found and done.",
+    ),
+    AlertKind.LOST_BY_FAILOVER: Explanation(
+        "A database was failed over to a standby that had not received a branch which was to be committed: its rows "
+        "are gone, and the other branches are committed.",
+        "Do the branch's work again (the old primary's disk may still have its rows), and resolve the alert with what "
+        "was done. A synchronous standby prevents it.",
+    ),
+    AlertKind.OLDER_THAN_JOURNAL: Explanation(
+        "A branch of ours is prepared, but is older than the journal's memory: that no record speaks of it does not "
+        "mean abort. It is left alone, and holds its locks.",
+        "Compare with the other participants, and commit or abort the branch by hand; then resolve the alert. It comes "
+        "from a backup that was restored, or from a journal that is not this one.",
+    ),
+}
+
+
+def of_outcome(transaction: Transaction) -> AlertKind:
+    """The one alert that a finished heuristic *transaction* deserves: the worst of what became of its branches."""
+    endings = transaction.endings.values()
+    if Ending.LOST in endings:
+        return AlertKind.LOST_BY_FAILOVER
+    return AlertKind.HAZARD if Ending.HAZARD in endings else AlertKind.HEURISTIC
+
+
+def refuse_anonymous(gid: Gid, by: str, reason: str) -> None:
+    """Raise `Refused` where what is to be kept about a person's act says not who, or not why."""
+    if not by.strip() or not reason.strip():
+        raise Refused("say who does it and why: both are kept", gid=gid)
