@@ -22,16 +22,19 @@ from coordinator.engine.recovery import Recovery
 from coordinator.engine.run import Participants, Registered
 from coordinator.engine.service import Pace, TransactionEngine
 from coordinator.engine.sweep import PresumeAbort, Sweep
+from coordinator.engine.timers import Periodic
 from coordinator.errors import InvalidDefinition
 from coordinator.faults.history import History
 from coordinator.faults.injectors import arm_from_environment
 from coordinator.gids import valid_branch
+from coordinator.observation import Observation
 from coordinator.ports import Ability, OwnsIds, Participant, Standing
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.relays import RelaySet, open_relays
 from coordinator.settings import Settings, load
 from coordinator.stores import Stores, open_stores
+from coordinator.telemetry import Telemetry, configured
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +67,9 @@ class Coordinator:
 
     *journal*: a PostgreSQL URL, or a journal in memory ("memory://", for tests and first steps). *participants*: by the
     names that transactions use. *settings*: from file and environment unless given. *history*: a file to which every
-    transaction's beginning and end is appended, one JSON object a line (for failure tests). Entering it checks every
-    setting that a promise rests on and raises `Misconfigured` that names the remedy.
+    transaction's beginning and end is appended, one JSON object a line (for failure tests). *telemetry*: by default
+    what OpenTelemetry's own set-up of this process says when it is entered. Entering it checks every setting that a
+    promise rests on and raises `Misconfigured` that names the remedy.
     """
 
     def __init__(
@@ -75,10 +79,12 @@ class Coordinator:
         participants: Mapping[str, Participant],
         settings: Settings | None = None,
         history: Path | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.settings = settings or load()
         self._journal_url = journal
         self._history = history
+        self._telemetry = telemetry
         self._given = {valid_branch(name): participant for name, participant in participants.items()}
         self._stack = AsyncExitStack()
         self._client: Client | None = None
@@ -137,6 +143,7 @@ class Coordinator:
 
     async def _start(self) -> None:
         clock = SystemClock()
+        telemetry = self._telemetry or configured()
         stores = await self._stack.enter_async_context(open_stores(self._journal_url, self.settings))
         ownership = Ownership(owners=stores.owners, clock=clock)
         await ownership.register()
@@ -145,13 +152,17 @@ class Coordinator:
         ownership.on_loss = [
             r.participant.lost_term for r in participants.values() if isinstance(r.participant, OwnsIds)
         ]
+        if telemetry is not None:
+            ownership.on_loss.append(telemetry.replaced)
+            stores.watch(flushed=telemetry.flushed, raised=telemetry.alerted)
         await ownership.renew()  # Opening may have taken a while.
-        relays = open_relays(participants, lease_s=self.settings.lease_s)
+        relays = open_relays(participants, lease_s=self.settings.lease_s, telemetry=telemetry)
         self._stack.push_async_callback(relays.stop)
         await relays.start()
-        engine = self._assemble(stores, ownership, participants, relays, clock)
+        engine = self._assemble(stores, ownership, participants, relays, clock, telemetry)
         self._stack.push_async_callback(engine.stop)
         await engine.start()
+        await self._observe(engine, relays, telemetry)
         self._engine = engine
         history = None
         if self._history is not None:
@@ -171,7 +182,13 @@ class Coordinator:
         return opened
 
     def _assemble(
-        self, stores: Stores, ownership: Ownership, participants: Participants, relays: RelaySet, clock: SystemClock
+        self,
+        stores: Stores,
+        ownership: Ownership,
+        participants: Participants,
+        relays: RelaySet,
+        clock: SystemClock,
+        telemetry: Telemetry | None,
     ) -> TransactionEngine:
         chance = random.SystemRandom()
         breakers = Breakers(clock)
@@ -186,7 +203,7 @@ class Coordinator:
         finisher = Finisher(
             participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock, relays=relays
         )
-        driver = Driver(performer=performer, finisher=finisher)
+        driver = Driver(performer=performer, finisher=finisher, telemetry=telemetry)
         rule = PresumeAbort(
             after_s=self.settings.presume_abort_after_s, looks_apart_s=self.settings.presume_abort_looks_apart_s
         )
@@ -222,6 +239,28 @@ class Coordinator:
             ),
             chance=chance,
         )
+
+    async def _observe(self, engine: TransactionEngine, relays: RelaySet, telemetry: Telemetry | None) -> None:
+        """Keep the gauges current, where somebody reads them."""
+        if telemetry is None or telemetry.measures is None:
+            return
+        observation = Observation(
+            measures=telemetry.measures,
+            participants=engine.participants,
+            breakers=engine.driver.performer.breakers,
+            sweep=engine.recovery.sweep,
+            relays=relays,
+        )
+        loop = Periodic(
+            name="observation",
+            round_=observation.once,
+            period_s=self.settings.observe_s,
+            clock=engine.clock,
+            chance=engine.chance,
+        )
+        self._stack.callback(observation.end)
+        self._stack.push_async_callback(loop.stop)
+        await loop.start()
 
     def _refuse_bad_names(self) -> None:
         if not self._given:

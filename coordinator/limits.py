@@ -39,6 +39,9 @@ FINISH_GATHER_S = 0.05
 # Stopping: Kubernetes kills after 30 seconds.
 DRAIN_WITHIN_S = 20.0
 
+# Gauges show what was last looked at; counting an outbox's rows is a query.
+OBSERVE_PERIOD_S = 5.0
+
 # Circuit breaker: open when half of the last twenty calls failed, but not before four of them did.
 BREAKER_WINDOW = 20
 BREAKER_CALLS_MIN = 4

@@ -30,6 +30,7 @@ from coordinator.records import Doubtful as Doubtful
 from coordinator.records import Lease as Lease
 from coordinator.records import Message as Message
 from coordinator.records import OutboxRow as OutboxRow
+from coordinator.records import PoolFigures as PoolFigures
 from coordinator.records import Record as Record
 from coordinator.records import Standing as Standing
 
@@ -276,6 +277,15 @@ class OwnsIds(Protocol):
 
     async def lost_term(self) -> None:
         """This process was replaced: use nothing again that carries the old owner's ids."""
+        ...
+
+
+@runtime_checkable
+class HasPools(Protocol):
+    """A participant whose transactional ids are pooled."""
+
+    def pools(self) -> Mapping[str, PoolFigures]:
+        """Its pools, by kind."""
         ...
 
 

@@ -59,6 +59,8 @@ class Record:
     """For PARKED: how long it may be held before it is rolled back; None is until an operator decides."""
     lease: Lease | None = None
     """Under which its branches were made: it is decided under this one, or not at all. None is the journal's own."""
+    traceparent: str = ""
+    """Its place in a trace, for whoever finishes it elsewhere; empty where nobody traces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,15 @@ class Alert:
     gid: Gid
     kind: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """A pool of transactional ids: how many there are, how many rest, and for how long the next one has (seconds)."""
+
+    size: int
+    resting: int
+    rest_s: float
 
 
 OutboxRow = Mapping[str, Any]

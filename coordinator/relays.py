@@ -9,6 +9,7 @@ from coordinator.engine.run import Participants
 from coordinator.errors import Unavailable
 from coordinator.ports import Ability, Publisher
 from coordinator.protocol.model import BranchName
+from coordinator.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class RelaySet:
         return found
 
 
-def open_relays(participants: Participants, *, lease_s: float) -> RelaySet:
+def open_relays(participants: Participants, *, lease_s: float, telemetry: Telemetry | None = None) -> RelaySet:
     """A relay for every database with an outbox, if there is anything to deliver to."""
     from participants.memory.database import MemoryDatabase
     from participants.memory.relay import MemoryRelay
@@ -65,7 +66,13 @@ def open_relays(participants: Participants, *, lease_s: float) -> RelaySet:
                 for broker, participant in brokers.items()
                 if hasattr(participant, "publisher")
             }
-            relays[name] = Relay(database.url, publishers, lease_s=lease_s, connect_options=database.connect_options)
+            relays[name] = Relay(
+                database.url,
+                publishers,
+                lease_s=lease_s,
+                connect_options=database.connect_options,
+                telemetry=telemetry,
+            )
         elif isinstance(database, MemoryDatabase):
             relays[name] = MemoryRelay(database, brokers)
     return RelaySet(relays)

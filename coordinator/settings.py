@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     """How far apart the two looks must be that agree on it."""
     settle_within_s: float = Field(default=limits.SETTLE_WITHIN_S, gt=0)
     """How long a caller waits for the second phase of what is decided."""
+    observe_s: float = Field(default=limits.OBSERVE_PERIOD_S, gt=0)
+    """How often what the metrics' gauges show is looked at; never, where no metrics are exported."""
     prefix: str = Field(default="unan", pattern=r"^[a-z0-9]{4,12}$")
     """What all ids of this application begin with; two applications on one server need two."""
 

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,13 @@ class Stores:
             participant.prefix = prefix
         if hasattr(participant, "world") and isinstance(self.journal, MemoryJournal):
             participant.world = self.journal.world
+
+    def watch(self, *, flushed: Callable[[str, int], None], raised: Callable[[str], None]) -> None:
+        """Tell *flushed* of every write of the journal that records shared, and *raised* of every alert."""
+        if isinstance(self.journal, PostgresJournal):
+            self.journal.watch(flushed)
+        if isinstance(self.alerts, PostgresAlerts):
+            self.alerts.raised = raised
 
     async def lives_with(self, participant: Participant) -> bool:
         """Whether *participant* is the very database that holds the journal."""

@@ -17,6 +17,8 @@ from coordinator.ports import AlertKind, Standing
 from coordinator.protocol.actions import Action
 from coordinator.protocol.model import Gid, Outcome, Role, Status
 from coordinator.protocol.two_phase import evolve, owed
+from coordinator.telemetry import Telemetry
+from coordinator.telemetry.following import name_of, participant_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,16 @@ class Driver:
     finisher: Finisher
     driving: dict[Gid, asyncio.Task[None]] = field(default_factory=dict)
     runs: dict[Gid, Run] = field(default_factory=dict)
+    telemetry: Telemetry | None = None
 
     def start(self, run: Run) -> asyncio.Task[None]:
         """Drive *run* in a task of its own, to its end; the same task when it is being driven already."""
         gid = run.transaction.gid
         task = self.driving.get(gid)
         if task is None:
+            if self.telemetry is not None and run.following is None:
+                now_s = self.performer.clock.monotonic_s()
+                run.following = self.telemetry.resumed(run.transaction, recorded=run.traceparent, now_s=now_s)
             task = asyncio.create_task(self.drive(run), name=f"drive {gid}")
             self.driving[gid], self.runs[gid] = task, run
             task.add_done_callback(lambda ended: self._forget(gid, ended))
@@ -42,7 +48,9 @@ class Driver:
 
     def _forget(self, gid: Gid, ended: asyncio.Task[None]) -> None:
         self.driving.pop(gid, None)
-        self.runs.pop(gid, None)
+        run = self.runs.pop(gid, None)
+        if run is not None and run.following is not None:
+            run.following.ended(run.transaction, self.performer.clock.monotonic_s(), run.failure)
         if not ended.cancelled() and (failure := ended.exception()) is not None:
             logger.error("driving %s ended with a bug or a misconfiguration", gid, exc_info=failure)
 
@@ -78,6 +86,8 @@ class Driver:
                 if not isinstance(failure, (Unavailable, *UNKNOWN)):
                     # What a setting or a privilege forbids is owed all the same, and somebody has to know.
                     await self.performer.alerts.raise_alert(run.transaction.gid, AlertKind.REFUSED, str(failure))
+                if run.following is not None:
+                    run.following.retried(name_of(action), participant_of(action))
                 await self.performer.clock.sleep(self.performer.chance.uniform(0, pause_s))
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
             else:

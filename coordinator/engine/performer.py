@@ -47,8 +47,12 @@ class Performer:
     breakers: Breakers
     chance: random.Random = field(default_factory=random.Random)
 
-    async def perform(self, run: Run, action: Action) -> Event:
+    def perform(self, run: Run, action: Action) -> Awaitable[Event]:
         """Do *action* and return the fact. Raises `Unavailable` or `InDoubt` where it must be asked again."""
+        done = self._perform(run, action)
+        return done if run.following is None else run.following.performing(action, done)
+
+    async def _perform(self, run: Run, action: Action) -> Event:
         match action:
             case Prepare():
                 return await self._prepare(run, action.branch)
@@ -80,6 +84,8 @@ class Performer:
                 pause_s = self._pause_before_retry_s(run, branch, failures)
                 if pause_s is None:
                     return await self._refused(run, branch, failures[-1])
+                if run.following is not None:
+                    run.following.retried("prepare", branch)
                 await self._drop_session(run, branch)
                 await self.clock.sleep(pause_s)
             try:

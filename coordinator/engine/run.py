@@ -11,6 +11,7 @@ from coordinator.ports import Ability, Lease, Message, Participant, Record, Sess
 from coordinator.protocol.model import BranchName, Status, Transaction
 from coordinator.protocol.policy import FailurePolicy, Park, Retry, Rollback
 from coordinator.protocol.two_phase import restored
+from coordinator.telemetry.following import Following
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,10 @@ class Run:
     """When the last resource voted, on the monotonic clock: its vote does not keep for ever."""
     journalled: bool = False
     """Whether the journal has a row about it, which must be finished."""
+    following: Following | None = None
+    """What tells of it; None where nobody listens."""
+    traceparent: str = ""
+    """Its first place in a trace, which is kept with its record."""
 
     def failed(self, failure: BaseException) -> None:
         """Keep the first failure: later ones are its consequences."""
@@ -81,6 +86,7 @@ class Run:
             outbox=self.outbox,
             hold_s=self.hold_s,
             lease=self.lease,
+            traceparent=self.traceparent,
         )
 
 
@@ -105,4 +111,10 @@ def resume(record: Record) -> Run:
         evidence=record.evidence,
         reason=record.reason,
     )
-    return Run(transaction=restored(transaction), outbox=record.outbox, key=record.key, journalled=True)
+    return Run(
+        transaction=restored(transaction),
+        outbox=record.outbox,
+        key=record.key,
+        journalled=True,
+        traceparent=record.traceparent,
+    )

@@ -92,6 +92,11 @@ class TransactionEngine:
             key=key,
             lease=self.ownership.lease,
         )
+        if self.driver.telemetry is not None:
+            run.following = self.driver.telemetry.begun(
+                run.transaction, policy=policy.kind, now_s=self.clock.monotonic_s()
+            )
+            run.traceparent = run.following.traceparent
         return EngineWork(
             run=run,
             participants=self.participants,

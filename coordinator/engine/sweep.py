@@ -41,6 +41,8 @@ class Sweep:
     clock: Clock
     rule: PresumeAbort = field(default_factory=PresumeAbort)
     presumed: int = 0
+    in_doubt: dict[BranchName, tuple[int, float]] = field(default_factory=dict)
+    """What the last look at each participant found prepared: how many, and how old the oldest was, in seconds."""
     _first_seen_s: dict[tuple[Gid, BranchName], float] = field(default_factory=dict)
 
     async def once(self, *, busy: Container[Gid]) -> None:
@@ -52,6 +54,7 @@ class Sweep:
             except (CoordinatorError, *UNKNOWN) as failure:
                 logger.warning("%s could not be swept: %r", name, failure)
                 continue
+            self.in_doubt[name] = (len(found), max((doubtful.age_s for doubtful in found), default=0.0))
             for doubtful in found:
                 seen.add((doubtful.prepared.gid, name))
                 if doubtful.prepared.gid in busy:

@@ -71,6 +71,8 @@ class EngineWork:
         if not self.participants[name].publishes:
             raise InvalidDefinition(f"{name} takes no messages: enlist it and write to it", participant=name)
         self._refuse_oversize(message)
+        if self.run.following is not None:
+            message = self.run.following.published(message)
         if self.run.transaction.recipe is Recipe.OUTBOX:
             self.run.messages.append(message)
             return
@@ -86,6 +88,7 @@ class EngineWork:
     async def commit(self) -> Transaction:
         """Drive the transaction; return when it has ended, or when the caller may not be kept any longer."""
         if not self.run.sessions and not self.run.messages:
+            await self.abort("nothing was enlisted and nothing published")
             raise NothingEnlisted(gid=self.gid)
         if self.driver.performer.clock.monotonic_s() >= self.run.deadline_s:
             self.run.failed(DeadlineExceeded(gid=self.gid))

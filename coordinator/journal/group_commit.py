@@ -33,6 +33,8 @@ class GroupCommit(Generic[Item, Result]):
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.flushes = 0
+        self.flushed: Callable[[int], None] | None = None
+        """Who is told how many items shared a flush."""
 
     async def submit(self, item: Item) -> Result:
         """Wait until *item* is durable; its result. A caller that is cancelled takes nothing back."""
@@ -59,6 +61,8 @@ class GroupCommit(Generic[Item, Result]):
         while self._waiting:
             batch, self._waiting = self._waiting[: limits.JOURNAL_BATCH_MAX], self._waiting[limits.JOURNAL_BATCH_MAX :]
             self.flushes += 1
+            if self.flushed is not None:
+                self.flushed(len(batch))
             if self._order is not None:
                 order = self._order
                 batch.sort(key=lambda entry: order(entry[0]))

@@ -1,7 +1,7 @@
 """Owners, transactional ids and alerts in PostgreSQL: small tables beside the decisions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coordinator.alerts import refuse_anonymous
 from coordinator.errors import Replaced
@@ -102,12 +102,16 @@ class PostgresAlerts:
 
     def __init__(self, journal: PostgresJournal) -> None:
         self._journal = journal
+        self.raised: Callable[[str], None] | None = None
+        """Who is told the kind of each."""
 
     async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
         """Raise it, unless it was raised before."""
         first = await self._journal.questions.run(lambda c: c.fetchval(SQL["raise_alert"], gid, kind, detail))
         if first is not None:
             logger.error("ALERT %s: transaction %s: %s", kind, gid, detail)
+            if self.raised is not None:
+                self.raised(kind)
 
     async def open_alerts(self) -> Sequence[Alert]:
         """Those that nobody has resolved."""

@@ -5,7 +5,8 @@ Four connections: for what is forced (decisions); for leases, which nothing may 
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class PostgresJournal:
         await self._finishes.close()
         for connection in (self.forced, self.owning, self.lazy, self.questions):
             await connection.close()
+
+    def watch(self, flushed: Callable[[str, int], None]) -> None:
+        """Tell *flushed* of every write that records shared: of which queue, and how many they were."""
+        self._decisions.flushed = partial(flushed, "decisions")
+        self._finishes.flushed = partial(flushed, "finishes")
 
     async def identity(self) -> str:
         """Which database this is, whatever URL leads to it: the server's system identifier and the database's oid."""

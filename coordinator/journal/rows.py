@@ -9,7 +9,7 @@ from coordinator.protocol.model import Branch, BranchName, Gid, OnNo, Recipe, Ro
 
 
 def branches_json(record: Record) -> str:
-    """The branches with their votes and evidence, as the journal's JSON."""
+    """The branches with their votes and evidence, as the journal's JSON. The first one carries the place in a trace."""
     return json.dumps(
         [
             {
@@ -20,6 +20,11 @@ def branches_json(record: Record) -> str:
                 "vote": record.votes.get(name),
                 "evidence": dict(record.evidence.get(name, {})),
             }
+            | (
+                {"traceparent": record.traceparent}
+                if record.traceparent and name == next(iter(record.branches))
+                else {}
+            )
             for name, branch in record.branches.items()
         ],
         separators=(",", ":"),
@@ -45,4 +50,5 @@ def record_of(row: Mapping[str, Any]) -> Record:
         reason=row["reason"],
         key=row["idempotency_key"],
         outbox=row["outbox"],
+        traceparent=branches[0].get("traceparent", "") if branches else "",
     )

@@ -5,18 +5,21 @@ handle the same message at once meet at the unique index, where the second one w
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from coordinator.errors import KeyReused, Refused
 from coordinator.faults.points import boundary
 from coordinator.schema import apply, queries
+from coordinator.telemetry import Telemetry, configured
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
 HEADER = "message-id"
 RETENTION_S = 7 * 24 * 3600.0
 _PURGE_BATCH = 1000
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def message_id(headers: Iterable[tuple[str, bytes]]) -> str:
@@ -30,8 +33,22 @@ def message_id(headers: Iterable[tuple[str, bytes]]) -> str:
 class Inbox:
     """The ids that one *consumer* has handled."""
 
-    def __init__(self, consumer: str) -> None:
+    def __init__(self, consumer: str, *, telemetry: Telemetry | None = None) -> None:
         self.consumer = consumer
+        self._telemetry = telemetry
+        self._telemetry_known = telemetry is not None
+
+    def handling(self, topic: str, headers: Sequence[tuple[str, bytes]]) -> AbstractContextManager[None]:
+        """A block in which one message is handled: a span, current inside, whose parent is the one that published.
+
+        Nothing happens where no OpenTelemetry SDK is set up by the time of the first message.
+        """
+        if not self._telemetry_known:
+            self._telemetry, self._telemetry_known = configured(), True
+        if self._telemetry is None:
+            return _NOTHING
+        identifier = dict(headers).get(HEADER, b"").decode()
+        return self._telemetry.handling(self.consumer, topic, identifier, headers)
 
     async def create(self, connection: Any) -> None:
         """Create the table where it is missing. Outside of a transaction."""

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator import limits
 from coordinator.errors import Disconnected, InDoubt, Misconfigured, Refused, Replaced, Unavailable
 from coordinator.faults.points import boundary
-from coordinator.ports import Ability, Doubtful, Message, TransactionalIds
+from coordinator.ports import Ability, Doubtful, Message, PoolFigures, TransactionalIds
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
 from participants.kafka.branch import KafkaBranch
 from participants.kafka.cluster import Cluster
@@ -129,6 +129,10 @@ class Kafka:
         if KafkaBranch.of(prepared.evidence) is None:
             return Ending.ABORTED
         return await self._end(prepared, commit=False)
+
+    def pools(self) -> Mapping[str, PoolFigures]:
+        """The pools of ids. See `ports.HasPools`."""
+        return {"ordinary": self.ordinary.figures(), "two-phase": self.two_phase.figures()}
 
     async def in_doubt(self) -> Sequence[Doubtful]:
         """None: open transactions are found by their ids' owner (see `settle_id`), not by looking."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from coordinator import limits
 from coordinator.errors import Overloaded
+from coordinator.ports import PoolFigures
 from participants.kafka.codec import Producer
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,12 @@ class IdPool:
         self._term += 1
         self.size -= len(self._resting)
         self._resting.clear()
+
+    def figures(self) -> PoolFigures:
+        """How it is now."""
+        now_s = asyncio.get_running_loop().time()
+        rest_s = now_s - self._resting[0].rests_since_s if self._resting else 0.0
+        return PoolFigures(size=self.size, resting=len(self._resting), rest_s=rest_s)
 
     async def close(self) -> None:
         """End growing. Idempotent."""

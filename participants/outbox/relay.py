@@ -28,6 +28,7 @@ from coordinator.faults.points import boundary
 from coordinator.ports import OutboxRow as Row
 from coordinator.ports import Publisher
 from coordinator.schema import apply, queries
+from coordinator.telemetry import Telemetry
 from participants.outbox.shards import Shards
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Relay:
         lease_s: float = limits.LEASE_S,
         batch: int = limits.OUTBOX_BATCH_MAX,
         connect_options: Mapping[str, Any] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.figures = Figures()
         self.shards = Shards(
@@ -74,6 +76,7 @@ class Relay:
         self.poll_every_s = poll_every_s
         self._url, self._publishers, self._batch = url, publishers, batch
         self._options = dict(connect_options or {})
+        self._telemetry = telemetry
         self._pool: asyncpg.Pool[Any] | None = None
         self._wake = asyncio.Event()
         self._flights: set[asyncio.Task[None]] = set()
@@ -179,6 +182,8 @@ class Relay:
             try:
                 futures.append(await self._publisher(row).send(row))
                 sent.append(row)
+                if self._telemetry is not None:
+                    self._telemetry.delivering(row, futures[-1])
             except Refused as failure:
                 held_up.add(key)
                 await self._postpone(row, failure)

@@ -1,0 +1,59 @@
+"""What gauges show: looked at now and then on the event loop, since an exporter's thread may not look for itself."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from coordinator.engine.breakers import Breakers
+from coordinator.engine.run import Participants
+from coordinator.engine.sweep import Sweep
+from coordinator.ports import HasPools
+from coordinator.relays import RelaySet
+from coordinator.telemetry import names
+from coordinator.telemetry.measures import Look, Measures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Observation:
+    """One look at everything that has a gauge, to be repeated."""
+
+    measures: Measures
+    participants: Participants
+    breakers: Breakers
+    sweep: Sweep
+    relays: RelaySet
+
+    async def once(self) -> None:
+        """Look, and let the gauges show it."""
+        lag = await self.relays.lag()
+        self.measures.seen(self, [*self._in_doubt(), *self._pools(), *self._breakers(), *_outboxes(lag)])
+
+    def end(self) -> None:
+        """There is nothing to look at any more."""
+        self.measures.gone(self)
+
+    def _in_doubt(self) -> Iterator[Look]:
+        for name, (branches, oldest_s) in self.sweep.in_doubt.items():
+            yield names.IN_DOUBT, branches, {names.PARTICIPANT: name}
+            yield names.IN_DOUBT_AGE, oldest_s, {names.PARTICIPANT: name}
+
+    def _pools(self) -> Iterator[Look]:
+        for name, registered in self.participants.items():
+            if not isinstance(registered.participant, HasPools):
+                continue
+            for kind, pool in registered.participant.pools().items():
+                labels = {names.PARTICIPANT: name, names.POOL: kind}
+                yield names.POOL_SIZE, pool.size, labels
+                yield names.POOL_RESTING, pool.resting, labels
+                if pool.resting:
+                    yield names.POOL_REST, pool.rest_s, labels
+
+    def _breakers(self) -> Iterator[Look]:
+        for name in self.participants:
+            yield names.BREAKER_OPEN, int(self.breakers.is_open(name)), {names.PARTICIPANT: name}
+
+
+def _outboxes(lag: Mapping[str, Mapping[str, float]]) -> Iterator[Look]:
+    for name, found in lag.items():
+        for state in ("waiting", "ready", "dead"):
+            yield names.OUTBOX_ROWS, found.get(state, 0), {names.PARTICIPANT: name, names.STATE: state}
+        yield names.OUTBOX_AGE, found.get("age_s", 0.0), {names.PARTICIPANT: name}
