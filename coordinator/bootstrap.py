@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.relays import RelaySet, open_relays
 from coordinator.settings import Settings, load
+from coordinator.stopping import EndsBlock, Stop, on_sigterm
 from coordinator.stores import Stores, open_stores
 from coordinator.telemetry import Telemetry, configured
 
@@ -70,6 +71,11 @@ class Coordinator:
     transaction's beginning and end is appended, one JSON object a line (for failure tests). *telemetry*: by default
     what OpenTelemetry's own set-up of this process says when it is entered. Entering it checks every setting that a
     promise rests on and raises `Misconfigured` that names the remedy.
+
+    Leaving it takes 24 seconds at most: no transaction begins any more (`Unavailable`), those that are open end while
+    time is left, and the rest is handed over to other processes at once. A web server that handles SIGTERM itself needs
+    no more than that. A plain worker passes *drain_on_sigterm*: at SIGTERM what is open ends, then the block is left by
+    a cancellation that goes no further, so that the program goes on behind it.
     """
 
     def __init__(
@@ -80,13 +86,18 @@ class Coordinator:
         settings: Settings | None = None,
         history: Path | None = None,
         telemetry: Telemetry | None = None,
+        drain_on_sigterm: bool = False,
     ) -> None:
         self.settings = settings or load()
         self._journal_url = journal
         self._history = history
         self._telemetry = telemetry
         self._given = {valid_branch(name): participant for name, participant in participants.items()}
+        self._drain_on_sigterm = drain_on_sigterm
         self._stack = AsyncExitStack()
+        self._stop = Stop()
+        self._block: EndsBlock | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._client: Client | None = None
         self._engine: TransactionEngine | None = None
         self._refuse_bad_names()
@@ -123,23 +134,47 @@ class Coordinator:
         """An operator's word on a parked transaction. Returns what stands, which may be another's earlier word."""
         return Outcome(await self.engine.resolve(Gid(gid), Outcome(outcome), reason=reason))
 
+    async def drain(self) -> bool:
+        """Begin no transaction any more (`Unavailable`), and let those that are open end; whether all did, in time.
+
+        Leaving the block does this by itself. Calling it earlier starts the time within which the whole must stop.
+        """
+        return await self.engine.drain(self._stop.left_s(leaving_s=limits.DRAIN_LEAVES_S))
+
     async def __aenter__(self) -> Self:
         """Open the journal and every participant, check them, and start the engine and the relays."""
         arm_from_environment()
+        self._stop = Stop()
         try:
             await self._start()
         except BaseException:
-            await self._stack.aclose()
+            await self._stop.step("the coordinator", self._stack.aclose, leaving_s=0)
             raise
+        if self._drain_on_sigterm:
+            self._block = EndsBlock()
+            self._stack.enter_context(on_sigterm(self._on_sigterm))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Finish what is under way, hand over the rest, and close everything, within bounds."""
-        self._client = None
-        await self._stack.aclose()
-        self._engine = None
+    ) -> bool | None:
+        """Finish what is under way, hand over the rest, and close everything, within 24 seconds."""
+        ours = self._block is not None and self._block.leave(error)
+        try:
+            await self._stop.step("the coordinator", self._stack.aclose, leaving_s=0)
+        finally:
+            self._client = self._engine = self._block = None
+        return ours
+
+    def _on_sigterm(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain_and_leave(), name="drain at SIGTERM")
+
+    async def _drain_and_leave(self) -> None:
+        logger.info("SIGTERM: no transaction begins here any more, and what is open is finished or handed over")
+        await self.drain()
+        if self._block is not None:
+            self._block.end()
 
     async def _start(self) -> None:
         clock = SystemClock()
@@ -147,7 +182,7 @@ class Coordinator:
         stores = await self._stack.enter_async_context(open_stores(self._journal_url, self.settings))
         ownership = Ownership(owners=stores.owners, clock=clock)
         await ownership.register()
-        self._stack.push_async_callback(ownership.resign)
+        self._at_the_end("the lease", ownership.resign, limits.RESIGNING_LEAVES_S)
         participants = await self._open_participants(stores)
         ownership.on_loss = [
             r.participant.lost_term for r in participants.values() if isinstance(r.participant, OwnsIds)
@@ -157,10 +192,10 @@ class Coordinator:
             stores.watch(flushed=telemetry.flushed, raised=telemetry.alerted)
         await ownership.renew()  # Opening may have taken a while.
         relays = open_relays(participants, lease_s=self.settings.lease_s, telemetry=telemetry)
-        self._stack.push_async_callback(relays.stop)
+        self._at_the_end("the relays", relays.stop, limits.RELAYS_LEAVE_S)
         await relays.start()
         engine = self._assemble(stores, ownership, participants, relays, clock, telemetry)
-        self._stack.push_async_callback(engine.stop)
+        self._at_the_end("the engine", engine.stop, limits.ENGINE_LEAVES_S)
         await engine.start()
         await self._observe(engine, relays, telemetry)
         self._engine = engine
@@ -168,13 +203,24 @@ class Coordinator:
         if self._history is not None:
             history = self._stack.enter_context(History(self._history, node=ownership.lease.owner))
         self._client = Client(engine=engine, policies=self.settings.policies, history=history)
+        self._stack.push_async_callback(self.drain)
+
+    def _at_the_end(self, name: str, end: Callable[[], Awaitable[object]], leaving_s: float) -> None:
+        self._stack.push_async_callback(self._stop.step, name, end, leaving_s=leaving_s)
+
+    async def _close_participants(self) -> None:
+        """All at once: one that hangs takes nothing of the others' time."""
+        closed = await asyncio.gather(*(p.close() for p in self._given.values()), return_exceptions=True)
+        for name, failure in zip(self._given, closed, strict=True):
+            if failure is not None:
+                logger.warning("%s was not closed properly: %r", name, failure)
 
     async def _open_participants(self, stores: Stores) -> Participants:
         opened: dict[BranchName, Registered] = {}
+        self._at_the_end("a participant", self._close_participants, limits.PARTICIPANTS_LEAVE_S)
         for name, participant in self._given.items():
             participant.name = name
             stores.introduce(participant, self.settings.prefix)
-            self._stack.push_async_callback(participant.close)
             abilities = await participant.open()
             if await stores.lives_with(participant):
                 abilities |= {Ability.HOLDS_JOURNAL}

@@ -36,8 +36,14 @@ FINISH_BACKOFF_MAX_S = 5.0
 # Finished transactions are recorded off the critical path, many at a time.
 FINISH_GATHER_S = 0.05
 
-# Stopping: Kubernetes kills after 30 seconds.
-DRAIN_WITHIN_S = 20.0
+# Stopping: Kubernetes kills after 30 seconds. One deadline for the whole; each step leaves what the later ones need.
+STOP_WITHIN_S = 24.0
+DRAIN_LEAVES_S = 10.0
+ENGINE_LEAVES_S = 8.0
+RELAYS_LEAVE_S = 6.5
+PARTICIPANTS_LEAVE_S = 2.0
+RESIGNING_LEAVES_S = 1.0
+DRAIN_LOOK_S = 0.02
 
 # Gauges show what was last looked at; counting an outbox's rows is a query.
 OBSERVE_PERIOD_S = 5.0
@@ -63,7 +69,9 @@ OUTBOX_BATCH_MAX = 1000
 OUTBOX_SHARDS = 16
 POLL_EVERY_S = 1.0
 
-assert DRAIN_WITHIN_S + PARTICIPANT_CALL_S <= 25.0, "stopping leaves time to hand over before we are killed"
+assert STOP_WITHIN_S < 25.0, "stopping leaves time before we are killed"
+assert STOP_WITHIN_S > DRAIN_LEAVES_S > ENGINE_LEAVES_S > RELAYS_LEAVE_S > PARTICIPANTS_LEAVE_S > RESIGNING_LEAVES_S > 0
+assert STOP_WITHIN_S - DRAIN_LEAVES_S > 2 * PARTICIPANT_CALL_S, "what is under way can end, if its participants answer"
 assert LEASE_RENEWAL_S * 3 < LEASE_S, "two renewals may fail before a lease is lost"
 assert BRANCH_BUDGET_S <= BRANCH_BUDGET_MAX_S <= PRESUME_ABORT_AFTER_S, (
     "nobody presumes abort while an owner may decide"

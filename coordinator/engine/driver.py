@@ -32,10 +32,13 @@ class Driver:
     driving: dict[Gid, asyncio.Task[None]] = field(default_factory=dict)
     runs: dict[Gid, Run] = field(default_factory=dict)
     telemetry: Telemetry | None = None
+    stopped: bool = False
 
     def start(self, run: Run) -> asyncio.Task[None]:
         """Drive *run* in a task of its own, to its end; the same task when it is being driven already."""
         gid = run.transaction.gid
+        if self.stopped:
+            raise Unavailable("this process is stopping: nothing of this transaction was committed", gid=gid)
         task = self.driving.get(gid)
         if task is None:
             if self.telemetry is not None and run.following is None:
@@ -45,6 +48,15 @@ class Driver:
             self.driving[gid], self.runs[gid] = task, run
             task.add_done_callback(lambda ended: self._forget(gid, ended))
         return task
+
+    async def stop(self) -> None:
+        """Drive nothing any more, and return when nothing is: whoever takes over owes what is left. Idempotent."""
+        self.stopped = True
+        tasks = list(self.driving.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _forget(self, gid: Gid, ended: asyncio.Task[None]) -> None:
         self.driving.pop(gid, None)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from coordinator import limits
+from coordinator.engine.admission import Admission
 from coordinator.engine.driver import Driver
 from coordinator.engine.finisher import Finisher
 from coordinator.engine.ownership import Ownership
@@ -14,7 +15,7 @@ from coordinator.engine.recovery import Recovery
 from coordinator.engine.run import Participants, Run, resume
 from coordinator.engine.timers import Periodic
 from coordinator.engine.work import EngineWork
-from coordinator.errors import InDoubt, KeyReused, Overloaded, Refused, Unavailable
+from coordinator.errors import InDoubt, KeyReused, Refused, Unavailable
 from coordinator.gids import new_gid
 from coordinator.ports import Ability, Clock, Journal, LeavesMarkers, Record, Standing, Work
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe, Transaction
@@ -22,6 +23,8 @@ from coordinator.protocol.policy import FailurePolicy, on_no
 from coordinator.protocol.recipes import choose
 
 logger = logging.getLogger(__name__)
+
+LOOPS_WHILE_DRAINING = ("lease",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,6 @@ class Pace:
     renewal_s: float = limits.LEASE_RENEWAL_S
     recovery_s: float = limits.RECOVERY_PERIOD_S
     settle_within_s: float = limits.SETTLE_WITHIN_S
-    drain_within_s: float = limits.DRAIN_WITHIN_S
-    transactions_max: int = limits.TRANSACTIONS_OPEN_MAX
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class TransactionEngine:
     recovery: Recovery
     clock: Clock
     prefix: str
+    admission: Admission = field(default_factory=Admission)
     pace: Pace = field(default_factory=Pace)
     chance: random.Random = field(default_factory=random.SystemRandom)
     _loops: list[Periodic] = field(default_factory=list)
@@ -62,13 +64,29 @@ class TransactionEngine:
         for loop in self._loops:
             await loop.start()
 
+    async def drain(self, within_s: float) -> bool:
+        """Begin nothing more, adopt nothing more, and let what is under way end; whether all of it did in time."""
+        self.admission.stopping = True
+        for loop in self._loops:
+            if loop.name not in LOOPS_WHILE_DRAINING:
+                await loop.stop()
+        try:
+            async with asyncio.timeout(within_s):
+                while self.admission.open or self.driver.driving:
+                    await self.clock.sleep(limits.DRAIN_LOOK_S)
+        except TimeoutError:
+            logger.warning(
+                "stopping: %d open blocks and %d transactions that are being driven are left to others",
+                len(self.admission.open),
+                len(self.driver.driving),
+            )
+            return False
+        return True
+
     async def stop(self) -> None:
-        """Finish what is under way, within bounds; what is left is taken over by others. Idempotent."""
-        under_way = set(self.driver.driving.values())
-        if under_way:
-            await asyncio.wait(under_way, timeout=self.pace.drain_within_s)
-        for task in list(self.driver.driving.values()):
-            task.cancel()
+        """Drive nothing any more, and record what has ended; what is left is taken over by others. Idempotent."""
+        self.admission.stopping = True
+        await self.driver.stop()
         await self.finisher.stop()
         for loop in self._loops:
             await loop.stop()
@@ -78,10 +96,9 @@ class TransactionEngine:
     ) -> Work:
         """Open a transaction. See `ports.Engine`."""
         chosen = choose(databases=self._databases(), publishers=self._publishers(), asked=recipe, on_no=on_no(policy))
+        self.admission.check(driving=len(self.driver.driving))
         if not self.ownership.holds:
             raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
-        if len(self.driver.driving) >= self.pace.transactions_max:
-            raise Overloaded(f"{self.pace.transactions_max} transactions are under way; slow down")
         if key is not None and (earlier := await self.journal.look_up_key(name, key)) is not None:
             raise KeyReused(f"{name!r} with key {key!r} is {earlier.gid} already", gid=earlier.gid)
         gid = new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))
@@ -97,8 +114,10 @@ class TransactionEngine:
                 run.transaction, policy=policy.kind, now_s=self.clock.monotonic_s()
             )
             run.traceparent = run.following.traceparent
+        self.admission.entered(gid)
         return EngineWork(
             run=run,
+            left=self.admission.left,
             participants=self.participants,
             driver=self.driver,
             settle_within_s=self.pace.settle_within_s,

@@ -4,6 +4,7 @@ What a client steers and nothing else: the rules are the protocol's, the loop is
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -35,6 +36,8 @@ class EngineWork:
     run: Run
     participants: Participants
     driver: Driver
+    left: Callable[[Gid], None]
+    """To be told when the block has ended."""
     settle_within_s: float = limits.SETTLE_WITHIN_S
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -110,21 +113,29 @@ class EngineWork:
     async def abort(self, reason: str) -> Transaction:
         """Undo everything that was begun. Nothing of it was promised, so nothing needs to be remembered."""
         self._begin_abort(reason)
-        return await self._drive()
+        return self.run.transaction if self.driver.stopped else await self._drive()
 
     def _begin_abort(self, reason: str) -> None:
         self._define_branches()
         self.run.transaction = evolve(self.run.transaction, Decided(Outcome.ABORT, reason))
-        self.driver.start(self.run)
+        if self.driver.stopped:
+            self.left(self.gid)  # Its shares were closed with the participants, and nobody was promised anything.
+        else:
+            self._start()
+
+    def _start(self) -> asyncio.Task[None]:
+        self.left(self.gid)
+        return self.driver.start(self.run)
 
     async def _drive(self) -> Transaction:
-        task = self.driver.start(self.run)
+        task = self._start()
         left_s = max(self.run.deadline_s - self.driver.performer.clock.monotonic_s(), 0.0)
         done, _ = await asyncio.wait({task}, timeout=left_s if self._undecided() else self.settle_within_s)
         if not done and not self._undecided():
             done, _ = await asyncio.wait({task}, timeout=self.settle_within_s)
         for finished in done:
-            finished.result()
+            if not finished.cancelled():  # Its process stops: what has become of it is asked of another one.
+                finished.result()
         return self.run.transaction
 
     def _undecided(self) -> bool:

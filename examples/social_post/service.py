@@ -23,12 +23,15 @@ class PostCreated(BaseModel):
     body: str
 
 
-def coordinator_of(database: str, brokers: str, settings: Settings | None = None) -> Coordinator:
+def coordinator_of(
+    database: str, brokers: str, settings: Settings | None = None, *, drain_on_sigterm: bool = False
+) -> Coordinator:
     """The service's coordinator: its journal lives in the service's own database."""
     return Coordinator(
         journal=database,
         participants={"db": Postgres(database), "events": Kafka(brokers)},
         settings=settings,
+        drain_on_sigterm=drain_on_sigterm,
     )
 
 

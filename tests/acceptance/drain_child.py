@@ -1,0 +1,45 @@
+"""A worker under load that ends at SIGTERM: it writes posts, and one line of answers for each, until it is told to stop.
+
+python -m tests.acceptance.drain_child NAME WORKERS
+"""
+
+import asyncio
+import itertools
+import os
+import sys
+
+from coordinator import CoordinatorError, InDoubt, Settings
+from examples.social_post.promises import POLICIES, RECIPES
+from examples.social_post.service import coordinator_of, create_post
+
+SETTINGS = Settings(recovery_s=0.3, lease_s=10.0)
+
+
+async def write_for_ever(coordinator, name: str) -> None:
+    """Post after post, over the recipes; each is answered on stdout. A refusal before the block has no answer."""
+    for number, recipe in zip(itertools.count(), itertools.cycle(RECIPES), strict=False):
+        author = f"{name}-{number}"
+        try:
+            await create_post(coordinator, author=author, body="hello", policy=POLICIES["rollback"], recipe=recipe)
+        except InDoubt:
+            answer = "in doubt"
+        except CoordinatorError:
+            answer = "aborted"
+        else:
+            answer = "committed"
+        print(author, answer, flush=True)
+        await asyncio.sleep(0.02)
+
+
+async def main(name: str, workers: int) -> None:
+    """Write until SIGTERM. Nothing of ours handles it: the coordinator's block ends."""
+    database, brokers = os.environ["COORDINATOR_POSTGRES_URL"], os.environ["COORDINATOR_KAFKA_BOOTSTRAP"]
+    coordinator = coordinator_of(database, brokers, SETTINGS, drain_on_sigterm=True)
+    async with coordinator, asyncio.TaskGroup() as group:
+        for worker in range(workers):
+            group.create_task(write_for_ever(coordinator, f"{name}-{worker}"))
+    print("ended", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,162 @@
+"""Stopping: nothing begins any more, what is open ends while there is time, and one deadline is for the whole."""
+
+import asyncio
+import os
+import signal
+import uuid
+
+import pytest
+
+from coordinator import Coordinator, InDoubt, Unavailable, limits
+from coordinator.engine import service
+from coordinator.faults.injectors import ArmedFaults, Fault
+from coordinator.faults.points import Cell
+from coordinator.stopping import Stop
+from participants import MemoryBroker, MemoryDatabase
+
+
+@pytest.fixture
+def database():
+    return MemoryDatabase()
+
+
+@pytest.fixture
+def coordinator(database):
+    """A coordinator in memory, not entered yet."""
+    return made(database)
+
+
+def made(database, **options) -> Coordinator:
+    participants = {"db": database, "events": MemoryBroker()}
+    return Coordinator(journal=f"memory://{uuid.uuid4()}", participants=participants, **options)
+
+
+async def insert(coordinator, go_on=None, entered=None) -> None:
+    async with coordinator.transaction("t") as transaction:
+        (await transaction.enlist("db")).insert("t", "row")
+        if entered is not None:
+            entered.set()
+        if go_on is not None:
+            await go_on.wait()
+
+
+async def test_what_is_open_ends_and_nothing_begins(coordinator, database):
+    """Leaving the coordinator waits for an open block, which commits; another one is refused, and told why."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    async with coordinator:
+        block = asyncio.create_task(insert(coordinator, go_on, entered))
+        await entered.wait()
+        draining = asyncio.create_task(coordinator.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="this process is stopping"):
+            await insert(coordinator)
+        assert not draining.done()
+        go_on.set()
+        assert await draining
+        await block
+    assert database.store.tables["t"] == ["row"]
+
+
+async def test_a_block_that_outlives_the_stop_commits_nothing(coordinator, database, monkeypatch):
+    """Its end says that the process is stopping; whoever takes over finds nothing of it."""
+    monkeypatch.setattr(limits, "STOP_WITHIN_S", 10.3)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    async with coordinator:
+        coordinator._stop = Stop(10.3)  # Leaves 0.3 s for what is open.
+        block = asyncio.create_task(insert(coordinator, go_on, entered))
+        await entered.wait()
+    go_on.set()
+    with pytest.raises(Unavailable, match="this process is stopping"):
+        await block
+    assert database.store.tables["t"] == []
+
+
+async def test_who_waits_for_an_outcome_is_told_that_it_is_not_known(coordinator, monkeypatch):
+    """A transaction that hangs while it is driven is left to others: in doubt, which is no cancellation."""
+    async with coordinator:
+        coordinator._stop = Stop(10.3)
+        hangs = Fault(point="pg.commit_record", cell=Cell.BEFORE, action="call", call=asyncio.Event().wait)
+        with ArmedFaults(faults=[hangs]):
+            block = asyncio.create_task(insert(coordinator))
+            while not hangs.fired:
+                await asyncio.sleep(0)
+            await coordinator.__aexit__(None, None, None)
+            with pytest.raises(InDoubt):
+                await block
+
+
+async def test_the_lease_is_held_while_it_drains_and_given_up_at_the_end(coordinator):
+    """Others take over at once, but not before; and what others left is not begun by a process that ends."""
+    go_on, entered = asyncio.Event(), asyncio.Event()
+    async with coordinator:
+        engine, world = coordinator.engine, coordinator.engine.journal.world
+        owner = engine.ownership.lease.owner
+        block = asyncio.create_task(insert(coordinator, go_on, entered))
+        await entered.wait()
+        draining = asyncio.create_task(coordinator.drain())
+        await asyncio.sleep(2 * limits.DRAIN_LOOK_S)
+        running = {loop.name for loop in engine._loops if loop._task is not None}
+        assert running == set(service.LOOPS_WHILE_DRAINING)
+        assert world.owners[owner].lease_until_s > world.now_s()
+        go_on.set()
+        await asyncio.gather(draining, block)
+    assert world.owners[owner].lease_until_s < world.now_s()
+
+
+async def test_steps_that_hang_share_one_deadline():
+    """Each is left behind when its time is over; the last one still has what was left for it."""
+    stop, ended = Stop(0.4), []
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def end() -> None:
+        ended.append(stop.left_s(leaving_s=0))
+
+    began_s = asyncio.get_running_loop().time()
+    await stop.step("first", hang, leaving_s=0.3)
+    await stop.step("second", hang, leaving_s=0.2)
+    await stop.step("last", end, leaving_s=0)
+    assert 0.1 < ended[0] <= 0.2
+    assert asyncio.get_running_loop().time() - began_s < 0.4
+
+
+async def test_a_participant_that_hangs_does_not_keep_the_lease(coordinator, database, monkeypatch):
+    """Its close is left behind; the others are closed, and the lease is given up all the same."""
+    monkeypatch.setattr(database, "close", asyncio.Event().wait)
+    async with coordinator:
+        world, owner = coordinator.engine.journal.world, coordinator.engine.ownership.lease.owner
+        coordinator._stop._within_s = 2.2
+    assert world.owners[owner].lease_until_s < world.now_s()
+
+
+async def test_sigterm_ends_the_block_and_the_program_goes_on(database):
+    """A worker that would run for ever: what is open is committed, then the block is left without an error."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    async with made(database, drain_on_sigterm=True) as coordinator:
+        block = asyncio.create_task(insert(coordinator, go_on, entered))
+        await entered.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not coordinator.engine.admission.stopping:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.Event().wait()
+    await block
+    assert database.store.tables["t"] == ["row"]
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_another_cancellation_goes_on(database):
+    """Only what SIGTERM began is kept inside."""
+
+    async def work() -> None:
+        async with made(database, drain_on_sigterm=True):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
