@@ -1,4 +1,4 @@
-"""A worker under load that ends at SIGTERM: it writes posts, and one line of answers for each, until it is told to stop.
+"""A worker under load that ends at SIGTERM: it writes posts until it is told to stop, and a line of answer for each.
 
 python -m tests.acceptance.drain_child NAME WORKERS
 """
@@ -16,15 +16,15 @@ SETTINGS = Settings(recovery_s=0.3, lease_s=10.0)
 
 
 async def write_for_ever(coordinator, name: str) -> None:
-    """Post after post, over the recipes; each is answered on stdout. A refusal before the block has no answer."""
+    """Post after post, over the recipes; each is answered on stdout."""
     for number, recipe in zip(itertools.count(), itertools.cycle(RECIPES), strict=False):
         author = f"{name}-{number}"
         try:
             await create_post(coordinator, author=author, body="hello", policy=POLICIES["rollback"], recipe=recipe)
         except InDoubt:
             answer = "in doubt"
-        except CoordinatorError:
-            answer = "aborted"
+        except CoordinatorError as failure:
+            answer = "refused" if "is stopping" in str(failure) else f"aborted: {failure!r}"
         else:
             answer = "committed"
         print(author, answer, flush=True)

@@ -75,11 +75,15 @@ async def test_who_waits_for_an_outcome_is_told_that_it_is_not_known(coordinator
     """A transaction that hangs while it is driven is left to others: in doubt, which is no cancellation."""
     async with coordinator:
         coordinator._stop = Stop(10.3)
-        hangs = Fault(point="pg.commit_record", cell=Cell.BEFORE, action="call", call=asyncio.Event().wait)
-        with ArmedFaults(faults=[hangs]):
+        reached = asyncio.Event()
+
+        async def hang() -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        with ArmedFaults(faults=[Fault(point="pg.commit_record", cell=Cell.BEFORE, action="call", call=hang)]):
             block = asyncio.create_task(insert(coordinator))
-            while not hangs.fired:
-                await asyncio.sleep(0)
+            await reached.wait()
             await coordinator.__aexit__(None, None, None)
             with pytest.raises(InDoubt):
                 await block
@@ -136,10 +140,8 @@ async def test_sigterm_ends_the_block_and_the_program_goes_on(database):
     async with made(database, drain_on_sigterm=True) as coordinator:
         block = asyncio.create_task(insert(coordinator, go_on, entered))
         await entered.wait()
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
         os.kill(os.getpid(), signal.SIGTERM)
-        while not coordinator.engine.admission.stopping:
-            await asyncio.sleep(0.01)
-        go_on.set()
         await asyncio.Event().wait()
     await block
     assert database.store.tables["t"] == ["row"]
