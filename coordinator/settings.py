@@ -9,15 +9,19 @@
     attempts = 3
     then = { kind = "backup-polling", push_within_s = 0.5 }
 
+    # For operators' commands; a service hands its own to `Coordinator`.
+    journal = "postgresql://localhost/app"
+    participants = { db = "postgresql://localhost/app", events = "kafka://localhost:9092" }
+
 The environment wins over the file: `COORDINATOR_POLICIES='{"create-post": {"kind": "park"}}'`, `COORDINATOR_LEASE_S=5`.
 What code passes for a single transaction wins over both.
 """
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,11 +39,30 @@ DEFAULT_FILE = Path("coordinator.toml")
 Policy = Annotated[Rollback | BackupPolling | Retry | Park, Field(discriminator="kind")]
 
 
+class ParticipantSettings(BaseModel):
+    """Where a participant is (`postgresql://…` or `kafka://host:port,host:port`), and how to be let in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: SecretStr
+    options: dict[str, SecretStr] = Field(default_factory=dict)
+    """For Kafka: `security_protocol`, `sasl_mechanism`, `sasl_plain_username`, `sasl_plain_password`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, given: Any) -> Any:
+        return {"url": given} if isinstance(given, str) else given
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its default. Durations are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="COORDINATOR_", frozen=True, extra="ignore")
 
+    journal: SecretStr | None = None
+    """The URL of the database that holds the journal, for operators' commands."""
+    participants: dict[str, ParticipantSettings] = Field(default_factory=dict)
+    """The participants by name, for operators' commands: a URL, or a URL with options."""
     policies: dict[str, Policy] = Field(default_factory=dict)
     """Failure policies by transaction name; "default" is for all names that are not listed."""
     lease_s: float = Field(default=limits.LEASE_S, gt=0)

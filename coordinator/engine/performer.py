@@ -109,7 +109,7 @@ class Performer:
         await self._drop_session(
             run, branch
         )  # Only then is it a NO: until it returns, a late request might still land.
-        return Voted(branch, Vote.NO, reason=f"{branch}: {failure or type(failure).__name__}")
+        return Voted(branch, Vote.NO, reason=f"{branch}: {str(failure) or type(failure).__name__}")
 
     def _pause_before_retry_s(self, run: Run, branch: BranchName, failures: list[BaseException]) -> float | None:
         if isinstance(failures[-1], Refused) or not self.participants[branch].publishes:

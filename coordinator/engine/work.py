@@ -128,14 +128,16 @@ class EngineWork:
         return self.driver.start(self.run)
 
     async def _drive(self) -> Transaction:
-        task = self._start()
-        left_s = max(self.run.deadline_s - self.driver.performer.clock.monotonic_s(), 0.0)
-        done, _ = await asyncio.wait({task}, timeout=left_s if self._undecided() else self.settle_within_s)
-        if not done and not self._undecided():
-            done, _ = await asyncio.wait({task}, timeout=self.settle_within_s)
-        for finished in done:
-            if not finished.cancelled():  # Its process stops: what has become of it is asked of another one.
-                finished.result()
+        """Wait for the decision until the deadline, and for what follows from it a while longer."""
+        task, clock = self._start(), self.driver.performer.clock
+        while not task.done() and self._undecided() and (left_s := self.run.deadline_s - clock.monotonic_s()) > 0:
+            await asyncio.wait({task}, timeout=min(left_s, self.settle_within_s))
+        if not task.done() and not self._undecided():
+            await asyncio.wait({task}, timeout=self.settle_within_s)
+        if (
+            task.done() and not task.cancelled()
+        ):  # Cancelled: its process stops, and another one knows what became of it.
+            task.result()
         return self.run.transaction
 
     def _undecided(self) -> bool:

@@ -153,6 +153,8 @@ class TransactionState:
     state: str
     timeout_ms: int
     producer: Producer
+    started_ms: int = -1
+    """When the open transaction began, by the broker's clock; -1 where none is open."""
 
 
 def decode_describe_transactions(data: bytes) -> TransactionState:
@@ -164,11 +166,11 @@ def decode_describe_transactions(data: bytes) -> TransactionState:
         code = item.int16()
         item.text()
         state, timeout_ms = item.text(), item.int32()
-        item.int64()
+        started_ms = item.int64()
         producer = Producer(item.int64(), item.int16())
         item.array(_skip_topic)
         item.tags()
-        return TransactionState(code, state, timeout_ms, producer)
+        return TransactionState(code, state, timeout_ms, producer, started_ms)
 
     states = reader.array(one)
     return states[0] if states else TransactionState(Code.TRANSACTIONAL_ID_NOT_FOUND, "", 0, Producer(-1, -1))

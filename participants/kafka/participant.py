@@ -26,6 +26,7 @@ from participants.kafka.codes import Code, code_name
 from participants.kafka.connection import Security
 from participants.kafka.outcome import definite_answer, end
 from participants.kafka.pool import IdPool, PooledId
+from participants.kafka.probe import probe
 from participants.kafka.publisher import KafkaPublisher
 from participants.kafka.transaction import KafkaTransaction
 
@@ -159,6 +160,13 @@ class Kafka:
             lambda: self.cluster.ask(address, DescribeTransactions(transactional_id), decode_describe_transactions),
             transactional_id=transactional_id,
         )
+
+    async def probe(self, prepared: Prepared) -> str:
+        """What the brokers say about a branch. See `ports.AnswersProbes`."""
+        branch = KafkaBranch.of(prepared.evidence)
+        if branch is None:
+            return "it has not voted: nobody can commit it"
+        return await probe(self.cluster, branch, await self.describe(branch.transactional_id))
 
     def voted(self, branch: KafkaBranch, pool: IdPool, pooled: PooledId) -> None:
         """Remember where the id of a transaction that voted goes back to."""

@@ -13,7 +13,7 @@ from coordinator.ports import Ability, Doubtful, Message, Session
 from coordinator.protocol.model import BranchName, Ending, Gid, Prepared, Recipe, Role
 from coordinator.protocol.recipes import database_role
 from coordinator.schema import apply
-from participants.postgres import finish
+from participants.postgres import finish, probe
 from participants.postgres.connections import Connections
 from participants.postgres.database import SQL, Database, examine
 from participants.postgres.errors import LOST, refusal
@@ -120,6 +120,10 @@ class Postgres:
             for gid, branch, age_s in found
             if branch == self.name
         ]
+
+    async def probe(self, prepared: Prepared) -> str:
+        """What this database says about a branch. See `ports.AnswersProbes`."""
+        return await probe.probe(self.database, prepared)
 
     async def write_outbox(self, session: Session, gid: Gid, messages: Sequence[Message]) -> None:
         """Insert *messages* as waiting rows inside the open branch."""

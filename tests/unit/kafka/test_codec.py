@@ -83,7 +83,7 @@ ANSWERS = {
     "DescribeTransactions": (
         codec.decode_describe_transactions,
         _described(),
-        codec.TransactionState(0, "Ongoing", 60000, codec.Producer(11, 4)),
+        codec.TransactionState(0, "Ongoing", 60000, codec.Producer(11, 4), started_ms=1),
     ),
     "ListTransactions": (codec.decode_list_transactions, _listed(), (0, {"id": "Ongoing"})),
     "ApiVersions": (

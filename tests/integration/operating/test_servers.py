@@ -1,0 +1,136 @@
+"""`coordinator schema`, `outbox`, `pool` and `watch`, and what commands say when a server is away or not ready."""
+
+import json
+
+import asyncpg
+import pytest
+
+from coordinator import Coordinator
+from coordinator.schema import COMPONENTS, apply, migrations
+from examples.social_post.service import TABLES
+from participants import Kafka, Postgres
+from tests.integration.operating.conftest import NOWHERE, SETTINGS
+
+
+@pytest.fixture
+async def connection(database):
+    """A connection to the test's database, in which all tables are there."""
+    opened = await asyncpg.connect(database)
+    await apply(opened)
+    yield opened
+    await opened.close()
+
+
+async def test_the_schema_is_applied_once_and_its_state_is_told(operator, database):
+    """Exit codes for scripts: 1 while something is to be applied, 0 when all is current."""
+    before = await operator.run("schema", "status", "--database", database)
+    assert before.exit_code == 1
+    assert before.stdout.count("missing") == len(COMPONENTS)
+    applied = await operator.run("schema", "apply", "--database", database)
+    assert applied.exit_code == 0
+    assert applied.stdout.splitlines()[0] == "applied journal 1"
+    assert len(applied.stdout.splitlines()) == sum(len(migrations(component)) for component in COMPONENTS)
+    again = await operator.run("schema", "apply", "journal", "--database", database)
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert (await operator.run("schema", "status", "--database", database)).exit_code == 0
+    assert (await operator.run("schema", "apply", "tables", "--database", database)).exit_code == 2
+
+
+async def test_a_newer_schema_is_refused_by_every_command(operator, connection, database):
+    """Old code does not touch tables that it does not know."""
+    await connection.execute("INSERT INTO unanimity.schema_versions VALUES ('journal', 99)")
+    for command in (("schema", "apply"), ("transactions", "list"), ("watch", "--looks", "1")):
+        refused = await operator.run(*command)
+        assert refused.exit_code == 1, command
+        assert "upgrade" in refused.stderr
+
+
+async def test_what_was_given_up_is_listed_retried_and_discarded(operator, connection, database):
+    """Each act is audited with what it was about."""
+    for number in range(3):
+        await connection.execute(
+            "INSERT INTO unanimity.outbox (message_id, participant, topic, shard, dead, attempts, last_error) "
+            "VALUES ($1, 'events', 'gone', 0, true, 6, 'UnknownTopicOrPartitionError')",
+            f"message-{number}",
+        )
+    status = await operator.run("outbox", "status")
+    assert status.exit_code == 1
+    assert status.stdout.count("UnknownTopicOrPartitionError") == 3
+    first, second, _ = [letter["id"] for letter in (await operator.json("outbox", "status"))["dead"]]
+    retried = await operator.run("outbox", "retry", first, "--reason", "ops-10", "--by", "ann")
+    assert "1 will be delivered" in retried.stderr
+    assert (await operator.run("outbox", "retry", first, "--reason", "ops-10")).exit_code == 1
+    discarded = await operator.run("outbox", "discard", second, "--reason", "ops-11", "--by", "ann", "--yes")
+    assert "1 are gone" in discarded.stderr
+    assert "1 are gone" in (await operator.run("outbox", "discard", "--all", "--reason", "ops-12", "--yes")).stderr
+    assert (await operator.run("outbox", "status")).exit_code == 0
+    assert (await operator.run("outbox", "retry", "--reason", "ops-13")).exit_code == 2
+    audited = await connection.fetch("SELECT action, reason, detail FROM unanimity.audit ORDER BY id")
+    assert [row["reason"] for row in audited] == ["ops-10", "ops-11", "ops-12"]
+    assert audited[0]["detail"] == "message-0 to events gone: UnknownTopicOrPartitionError"
+    assert await connection.fetchval("SELECT count(*) FROM unanimity.outbox WHERE NOT dead") == 1
+
+
+async def test_the_pool_shows_whose_each_id_is_and_what_the_broker_says(
+    operator, connection, database, kafka, posts_topic
+):
+    """An id with an open transaction is seen as such; without the brokers the owners are told still."""
+    await connection.execute(TABLES)
+    participants = {"db": Postgres(database), "events": Kafka(kafka.bootstrap, two_phase=False)}
+    async with Coordinator(journal=database, participants=participants, settings=SETTINGS) as coordinator:
+        async with coordinator.transaction("create-post") as transaction:
+            await transaction.publish("events", topic=posts_topic, key="pool", value="first")
+        async with coordinator.transaction("create-post") as transaction:
+            await transaction.publish("events", topic=posts_topic, key="pool", value="second")
+
+            async def open_ids():
+                rows = await operator.json("pool", "--participant", f"events=kafka://{kafka.bootstrap}")
+                assert all(row["owner_lives"] for row in rows)
+                assert {row["state"] for row in rows} <= {"Empty", "CompleteCommit", "Ongoing", "PrepareCommit"}
+                return [row for row in rows if row["state"] == "Ongoing"]
+
+            while not (ongoing := await open_ids()):  # The message travels while the block runs.
+                pass
+            assert len(ongoing) == 1
+            assert ongoing[0]["open_s"] >= 0
+        assert {row["state"] for row in await operator.json("pool")} == {"not asked"}
+        away = await operator.json("pool", "--participant", f"events=kafka://{NOWHERE}")
+        assert all("no answer" in row["state"] for row in away)
+
+
+async def test_watching_shows_everything_at_a_glance(operator, parked):
+    """For people as a view, for programs as lines."""
+    shown = (await operator.run("watch", "--looks", "1")).stdout
+    assert "parked: an operator decides" in shown
+    assert "owners" in shown
+    lines = (await operator.run("watch", "--looks", "2", "--every", "0.1", "--output", "json")).stdout.splitlines()
+    assert [json.loads(line)["pulse"]["parked"] for line in lines] == [1, 1]
+
+
+async def test_a_database_that_is_away_or_not_ready_is_said_to_be_in_a_sentence(operator, database):
+    """With an exit code for scripts, and without a traceback."""
+    for url, code, said in (
+        ("postgresql://postgres@127.0.0.1:1/app", 3, "does not answer"),
+        ("nonsense", 1, "that is no database URL"),
+        (database, 1, "run `coordinator schema apply`"),
+    ):
+        refused = await operator.run("transactions", "list", "--journal", url)
+        assert (refused.exit_code, refused.stdout) == (code, ""), url
+        assert said in refused.stderr
+    seen = await operator.run("watch", "--looks", "1", "--journal", "postgresql://postgres@127.0.0.1:1/app")
+    assert seen.exit_code == 0
+    assert "does not answer" in seen.stdout
+
+
+async def test_the_settings_file_names_journal_and_participants(operator, connection, database, tmp_path):
+    """So that an operator types no URLs; an option wins over it."""
+    file = tmp_path / "coordinator.toml"
+    file.write_text(f'journal = "{database}"\nparticipants = {{ db = "{database}" }}\n')
+    del operator.environment["COORDINATOR_JOURNAL"]
+    nothing = await operator.run("in-doubt", "list", COORDINATOR_CONFIG=str(file))
+    assert nothing.exit_code == 0, nothing.output
+    assert "nothing is in doubt" in nothing.stderr
+    file.write_text('participants = { db = "mysql://localhost/app" }\n')
+    wrong = await operator.run("in-doubt", "list", "--journal", database, COORDINATOR_CONFIG=str(file))
+    assert wrong.exit_code == 1
+    assert "'mysql' is no kind of participant" in wrong.stderr

@@ -1,0 +1,114 @@
+"""`coordinator transactions` and `alerts`: a parked transaction is found, told as a story, and decided."""
+
+import asyncpg
+
+from coordinator import Coordinator
+from coordinator.faults.injectors import ArmedFaults, parse
+from participants import Postgres
+from tests.integration.operating.conftest import SETTINGS, TABLE
+
+
+async def rows(database, statement):
+    connection = await asyncpg.connect(database)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+async def test_a_parked_transaction_is_listed_and_told_as_a_story(operator, parked):
+    """What happened, what is so now, and what the operator can do."""
+    (listed,) = await operator.json("transactions", "list", "--state", "parked")
+    assert (listed["gid"], listed["name"], listed["state"]) == (parked, "create-post", "parked: waits for an operator")
+    assert listed["owner_lives"]
+    assert listed["alerts"] == 1
+    assert parked in (await operator.run("transactions", "list")).stdout
+    assert await operator.json("transactions", "list", "--state", "finished") == []
+    assert await operator.json("transactions", "list", "--name", "another") == []
+
+    story = (await operator.run("transactions", "show", parked)).stdout
+    told = [line[25:] for line in story.splitlines()]
+    assert told[0] == "create-post began, by recipe last-resource"
+    assert told[1].startswith("that it waits for an operator was recorded by ")
+    assert "db voted yes (xid " in told[1]
+    assert told[2] == "ALERT parked: events: TimeoutError"
+    assert any(line.startswith("it is rolled back in ") for line in told)
+    assert "the alert parked is open" in told
+
+
+async def test_an_operator_rolls_it_back_with_a_reason_that_is_kept(operator, parked, database):
+    """A running coordinator carries it out; who said it and why stands in the story."""
+    refused = await operator.run("transactions", "resolve", parked, "abort", "--yes")
+    assert refused.exit_code == 2
+    assert "say why" in refused.output
+    done = await operator.run("transactions", "resolve", parked, "abort", "--yes", "--reason", "ops-1", "--by", "ann")
+    assert done.exit_code == 0, done.output
+    assert "it has been carried out" in done.stderr
+    assert await rows(database, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()") == []
+    shown = await operator.json("transactions", "show", parked)
+    assert shown["state"] == "aborted"
+    assert shown["reason"] == "ann: ops-1"
+    assert [(entry["actor"], entry["action"], entry["reason"]) for entry in shown["audit"]] == [
+        ("ann", "resolve abort", "ops-1")
+    ]
+    again = await operator.run("transactions", "resolve", parked, "commit", "--yes", "--reason", "ops-2")
+    assert again.exit_code == 1
+    assert "A decision never changes" in again.stderr
+
+
+async def test_an_operator_commits_it_and_the_relay_has_the_messages(operator, parked, database):
+    """The row is there, and the message waits in the outbox for the broker."""
+    done = await operator.run("transactions", "resolve", parked, "commit", "--yes", "--reason", "ops-3")
+    assert done.exit_code == 0, done.output
+    assert await rows(database, "SELECT author FROM posts") == [("ann",)]
+    shown = await operator.json("transactions", "show", parked)
+    assert shown["endings"] == {"db": "committed", "events": "deferred"}
+    assert shown["messages"][0]["messages"] == 1
+
+
+async def test_without_a_yes_nothing_is_done(operator, parked):
+    """The story is shown, and then the question is asked."""
+    asked = await operator.run("transactions", "resolve", parked, "commit", "--reason", "ops-4", stdin="n\n")
+    assert asked.exit_code == 1
+    assert "began, by recipe last-resource" in asked.stdout
+    assert "nothing was done" in asked.stderr
+    (listed,) = await operator.json("transactions", "list", "--state", "parked")
+    assert listed["gid"] == parked
+
+
+async def test_an_alert_is_resolved_once_and_with_a_reason(operator, parked):
+    """Its exit code says to scripts whether any is open."""
+    shown = await operator.run("alerts", "list")
+    assert shown.exit_code == 1
+    assert parked in shown.stdout
+    done = await operator.run("alerts", "resolve", parked, "parked", "--reason", "ops-5 looks at it", "--by", "ann")
+    assert done.exit_code == 0, done.output
+    assert (await operator.run("alerts", "list")).exit_code == 0
+    again = await operator.run("alerts", "resolve", parked, "parked", "--reason", "ops-6", "--by", "bob")
+    assert again.exit_code == 1
+    assert "no open alert" in again.stderr
+
+
+async def test_what_an_owed_call_was_answered_is_in_the_story(operator, database):
+    """Its participant is away: how often it was tried, and what the last answer was."""
+    async with Coordinator(journal=database, participants={"db": Postgres(database)}, settings=SETTINGS) as coordinator:
+        with ArmedFaults(faults=[parse("pg.commit_prepared:before=error(ConnectionResetError)")]):
+            async with coordinator.transaction("create-post", recipe="two-phase") as transaction:
+                connection = await transaction.enlist("db")
+                await connection.execute(TABLE)
+                await connection.execute("INSERT INTO posts VALUES ('ann')")
+            assert transaction.outcome is not None
+            assert transaction.outcome.committed
+            assert not transaction.outcome.settled
+            shown = await operator.json("transactions", "show", transaction.outcome.gid)
+            assert shown["owed"] == ["commit db"]
+            (attempt,) = shown["attempts"]
+            assert attempt["tried"] >= 2
+            assert "ConnectionResetError" in attempt["answer"]
+
+
+async def test_what_nobody_knows_is_said_so(operator, parked):
+    """With what it may mean."""
+    unknown = await operator.run("transactions", "show", "unan:01JD3Q9V2K8RZ6W0X5C7T4M1NB")
+    assert unknown.exit_code == 1
+    assert "it was finished and forgotten" in unknown.stderr
