@@ -1,5 +1,9 @@
 """One trace from the caller to the consumer, and every metric, on real servers; what is exported stays in memory."""
 
+import asyncio
+from collections import defaultdict
+from contextlib import asynccontextmanager
+
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -9,13 +13,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from coordinator import Coordinator, Settings
-from coordinator.telemetry import configured
+from coordinator import BackupPolling, Coordinator, CoordinatorError, Park, Parked, Retry, Rollback, Settings
+from coordinator.faults.injectors import ArmedFaults, Fault
+from coordinator.faults.points import Cell
+from coordinator.protocol.model import BranchName
+from coordinator.telemetry import configured, names
 from examples.social_post.observer import until
 from participants import Kafka, Postgres
 from participants.inbox import Inbox
 
-SETTINGS = Settings(observe_s=0.1, recovery_s=0.2, lease_s=1.0)
+SETTINGS = Settings(observe_s=0.1, recovery_s=0.2, lease_s=4.0)
+PATIENT = Settings(lease_s=60, recovery_s=0.2)
+OUTCOMES = names.OUTCOMES.name
 SECRET = "a payload that nobody may see in a trace"
 
 
@@ -46,8 +55,20 @@ class Seen:
         async def there():
             return len(self.spans(name)) >= count
 
-        await until(there, 30)
+        assert await until(there, 30) is not None, (name, [span.name for span in self.exporter.get_finished_spans()])
         return self.spans(name)
+
+    def values(self):
+        """Every point of every metric, by its name: (attributes, value), the value of a histogram being its count."""
+        data = self.reader.get_metrics_data()
+        found = defaultdict(set)
+        for resource in data.resource_metrics if data is not None else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    for point in metric.data.data_points:
+                        value = point.count if hasattr(point, "count") else point.value
+                        found[metric.name].add((tuple(point.attributes.items()), value))
+        return found
 
 
 @pytest.fixture
@@ -140,3 +161,101 @@ async def test_the_relay_delivers_inside_of_the_same_trace(database, connection,
     assert_child(published, seen.span("transaction create-post"))
     assert_child(seen.span(f"deliver {topic}"), published)
     assert_child(seen.span(f"process {topic}"), published)
+
+
+@pytest.mark.parametrize("recipe", ["commit-record", "two-phase", "last-resource"])
+async def test_another_process_links_what_it_finishes_to_the_first_span(
+    database, connection, kafka, topic, seen, recipe
+):
+    """A is held before it may tell the broker, and loses its lease; B finishes it, in a trace that is linked to A's."""
+    other = Seen()
+    a_goes_on = asyncio.Event()
+    held = Fault(point="kafka.end.commit", cell=Cell.BEFORE, action="call", call=a_goes_on.wait, times=1)
+    async with (
+        coordinator_of(database, kafka, seen, settings=PATIENT) as a,
+        coordinator_of(database, kafka, other) as b,
+    ):
+        with ArmedFaults(faults=[held]):
+            writing = asyncio.create_task(write(a, topic, recipe=recipe))
+            assert await until(lambda: asyncio.sleep(0, held.fired), 30) is not None
+            owner = a.engine.ownership.lease.owner
+            await connection.execute("UPDATE unanimity.owners SET lease_until = '-infinity' WHERE owner = $1", owner)
+            (recovered,) = await other.ended("recover create-post")
+            a_goes_on.set()
+            await writing
+        first = (await seen.ended("transaction create-post"))[0]
+    (link,) = recovered.links
+    assert (link.context.trace_id, link.context.span_id) == (first.context.trace_id, first.context.span_id)
+    assert recovered.parent is None
+    assert recovered.attributes["unanimity.gid"] == first.attributes["unanimity.gid"]
+    assert recovered.attributes["unanimity.outcome"] == "committed"
+    assert_child(other.span("commit events"), recovered)
+    del b
+
+
+async def test_every_metric_is_seen_with_a_value(database, connection, kafka, topic, seen):
+    """Each is provoked, and what is exported is what is declared: names, units and attributes."""
+    async with coordinator_of(database, kafka, seen) as coordinator, watched(seen) as values:
+        await provoke(coordinator, connection, topic)
+
+        async def all_seen():
+            return not missing(values)
+
+        await until(all_seen, 20)
+    assert missing(values) == []
+    assert set(values) == {metric.name for metric in names.METRICS}
+    for metric in names.METRICS:
+        for attributes, _ in values[metric.name]:
+            assert {name for name, _ in attributes} == {attribute.name for attribute in metric.attributes}, metric.name
+    told = {(dict(labels)["unanimity.outcome"], dict(labels)["unanimity.policy"]) for labels, _ in values[OUTCOMES]}
+    retried = {tuple(value for _, value in labels) for labels, _ in values[names.RETRIES.name]}
+    assert retried == {("events", "prepare"), ("db", "commit")}
+    assert told >= {
+        ("committed", "retry"),
+        ("deferred", "backup-polling"),
+        ("aborted", "rollback"),
+        ("parked", "park"),
+        ("aborted", "recovered"),
+    }
+
+
+def missing(values):
+    """Metrics that never had a value above zero."""
+    return [metric.name for metric in names.METRICS if not any(value > 0 for _, value in values[metric.name])]
+
+
+@asynccontextmanager
+async def watched(seen):
+    """What an exporter sees that looks often: every (attributes, value) that any metric ever had."""
+    values = defaultdict(set)
+
+    async def look():
+        while True:
+            for name, points in seen.values().items():
+                values[name] |= points
+            await asyncio.sleep(0.05)
+
+    looking = asyncio.create_task(look())
+    yield values
+    looking.cancel()
+
+
+async def provoke(coordinator, connection, topic):
+    """Something of everything that a metric is about."""
+    held = Fault(point="pg.prepare", cell=Cell.AFTER, action="delay", argument="600", times=1)  # The sweep finds it.
+    slow = Fault(point="kafka.produce", action="delay", argument="1500", times=1)
+    unanswered = Fault(point="pg.commit_prepared", cell=Cell.REPLY_LOST, times=1)
+    with ArmedFaults(faults=[held, slow, unanswered]):
+        await write(coordinator, topic, recipe="two-phase", policy=Retry(then=Rollback(within_s=1)))
+    with ArmedFaults(faults=[Fault(point="kafka.produce")]):
+        await write(coordinator, topic, recipe="commit-record", policy=BackupPolling(push_within_s=0.3))
+        with pytest.raises(Parked):
+            await write(coordinator, topic, recipe="two-phase", policy=Park(within_s=0.3, hold_s=0.5))
+        breakers = coordinator.engine.driver.performer.breakers
+        for _ in range(10):
+            if not breakers.is_open(BranchName("events")):
+                with pytest.raises(CoordinatorError):
+                    await write(coordinator, topic, recipe="commit-record", policy=Rollback(within_s=0.3))
+        assert breakers.is_open(BranchName("events"))
+    await write(coordinator, "nowhere", recipe="outbox")
+    await connection.execute("UPDATE unanimity.owners SET term = term + 1")
