@@ -30,6 +30,7 @@ from coordinator.protocol.model import (
     Vote,
 )
 from coordinator.protocol.two_phase import evolve
+from coordinator.telemetry import names
 from examples.social_post.promises import CUT, FROZEN, HEALTHY, KILLS, LOST, STOPPED, combinations, promised
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -154,11 +155,39 @@ def tabulate_alerts() -> str:
     return "\n".join(["| alert | what it means | what to do |", "|---|---|---|", *rows])
 
 
+def list_metrics() -> str:
+    """Every metric, with its unit and its attributes."""
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {metric.unit} | {_names(metric.attributes)} | {metric.description} |"
+        for metric in names.METRICS
+    ]
+    return "\n".join(["| metric | kind | unit | attributes | what it says |", "|---|---|---|---|---|", *rows])
+
+
+def list_spans() -> str:
+    """Every span and its attributes."""
+    rows = [f"| `{span.name}` | {span.description} | {_names(span.attributes)} |" for span in names.SPANS]
+    return "\n".join(["| span | what it is | attributes |", "|---|---|---|", *rows])
+
+
+def list_attributes() -> str:
+    """Every attribute of spans and metrics."""
+    rows = [f"| `{attribute.name}` | {attribute.description} |" for attribute in names.ATTRIBUTES]
+    return "\n".join(["| attribute | its values |", "|---|---|", *rows])
+
+
+def _names(attributes: Iterable[names.Attribute]) -> str:
+    return ", ".join(f"`{attribute.name}`" for attribute in attributes)
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "protocol": draw_protocol,
     "points": list_points,
     "promises": tabulate_promises,
     "kills": tabulate_kills,
+    "metrics": list_metrics,
+    "spans": list_spans,
+    "attributes": list_attributes,
     "alerts": tabulate_alerts,
 }
 

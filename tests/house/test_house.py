@@ -11,6 +11,7 @@ import pytest
 import coordinator
 import participants
 from coordinator.faults.points import POINTS
+from coordinator.telemetry import names
 from scripts.document import BLOCKS, DOCS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -112,3 +113,35 @@ def test_the_libraries_of_the_lock_file_have_hashes_and_name_no_host():
     assert "http" not in lock
     assert len(re.findall(r"^[a-z0-9-]+==", lock, re.MULTILINE)) > 20
     assert "--hash=sha256:" in lock
+
+
+def test_every_declared_name_of_telemetry_is_used_and_documented():
+    """Nothing is told under a name that is not declared; whatever is declared is told, and stands in the page."""
+    used = set()
+    for path in SOURCES:
+        if path.name == "names.py":
+            continue
+        text = path.read_text()
+        used |= set(re.findall(r"\bnames\.([A-Z][A-Z_]+)\b", text))
+        for literal in re.findall(
+            r"\b(?:start_span|start_as_current_span|create_[a-z_]+|set_attribute)\(\s*[f\"'].*", text
+        ):
+            raise AssertionError(f"{path.name} names telemetry itself: {literal}")
+    declared = {
+        name: value
+        for name, value in vars(names).items()
+        if isinstance(value, names.Metric | names.Span | names.Attribute)
+    }
+    assert used - {"METRICS", "SCOPE"} == set(declared)
+    page = (DOCS / "telemetry.md").read_text()
+    for value in declared.values():
+        assert f"`{value.name}`" in page, value.name
+
+
+def test_metrics_have_no_attribute_that_grows_with_traffic():
+    """An id, a key or a topic belongs to spans: each value of a metric's attribute is a series for ever."""
+    unbounded = {names.GID, names.MESSAGE_ID, names.TOPIC, names.TRANSACTION_NAME, names.ERROR, names.CONSUMER}
+    for metric in names.METRICS:
+        assert not unbounded & set(metric.attributes), metric.name
+        assert metric.unit, metric.name
+        assert metric.description, metric.name
