@@ -31,6 +31,7 @@ from coordinator.protocol.actions import Abort, Action, Commit, Decide, Hold, In
 from coordinator.protocol.events import Decided, Event, HeldForOperator, Intended, Settled, Voted
 from coordinator.protocol.model import BranchName, Ending, Outcome, Vote
 from coordinator.protocol.policy import RetryAfter, attempt_within_s, next_attempt
+from coordinator.protocol.two_phase import last_resource
 
 # What a connection raises when nobody can say any more whether the request was carried out.
 UNKNOWN = (InDoubt, OSError, TimeoutError)
@@ -211,6 +212,8 @@ class Performer:
         if stands is Standing.ABORT:
             return Decided(Outcome.ABORT, reason)
         run.failure = None
+        if stands is Standing.COMMIT and last_resource(run.transaction) is not None:
+            return Intended()  # Our intent was written and its taker concluded it: the last resource says so again.
         return _fact(stands, reason)
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Standing]]) -> Standing:

@@ -29,6 +29,18 @@ def test_one_strike_anywhere_breaks_no_promise(name: str):
     assert struck > 3, "strikes that never happen prove nothing"
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("last resource")])
+def test_an_intent_that_another_process_concluded_is_adopted(name: str):
+    """The answer to the intent is lost, and its taker has asked the last resource before we find out what stands."""
+    case = CASES[name]
+    for at in range(10):
+        for cell in CELLS:
+            result = verdict(
+                case, Strike(at=at, cell="after", action="lost"), Strike(at=at + 1, cell=cell, action="takeover")
+            )
+            assert result.problems(case) == [], result
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_several_strikes_break_no_promise(data: st.DataObject):
