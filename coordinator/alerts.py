@@ -21,6 +21,7 @@ class AlertKind(StrEnum):
     HAZARD = "hazard"
     LOST_BY_FAILOVER = "lost-by-failover"
     OLDER_THAN_JOURNAL = "older-than-journal"
+    POISON = "poison"
 
 
 HEURISTIC_OUTCOMES = frozenset({AlertKind.HEURISTIC, AlertKind.HAZARD, AlertKind.LOST_BY_FAILOVER})
@@ -67,6 +68,12 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
         "mean abort. It is left alone, and holds its locks.",
         "Compare with the other participants, and commit or abort the branch by hand; then resolve the alert. It comes "
         "from a backup that was restored, or from a journal that is not this one.",
+    ),
+    AlertKind.POISON: Explanation(
+        "A transaction was adopted more than five times, and every process that drove it ended before it had. It is "
+        "set aside, as it stands, so that it takes no other process with it; its branches may hold locks.",
+        "Find out what ended those processes (their last lines of log name it). Then resolve the alert: the "
+        "transaction is driven again, as it was decided.",
     ),
 }
 

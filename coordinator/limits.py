@@ -29,6 +29,8 @@ JOURNAL_RETENTION_S = 24 * 3600.0
 PURGE_PERIOD_S = 600.0
 # A record of our own that nobody here is busy with is driven again when it is older than any drive takes to begin.
 OWN_RECORD_IDLE_S = 5.0
+# A record that was adopted more often without being finished kills whoever drives it: it waits for a person.
+ADOPTIONS_MAX = 5
 
 # Retries of what must be finished, for ever, with full jitter.
 FINISH_BACKOFF_S = 0.05

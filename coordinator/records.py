@@ -59,6 +59,8 @@ class Record:
     """For PARKED: how long it may be held before it is rolled back; None is until an operator decides."""
     lease: Lease | None = None
     """Under which its branches were made: it is decided under this one, or not at all. None is the journal's own."""
+    adoptions: int = 0
+    """How many processes died with it, or gave it up: see `limits.ADOPTIONS_MAX`."""
     traceparent: str = ""
     """Its place in a trace, for whoever finishes it elsewhere; empty where nobody traces."""
 
@@ -70,6 +72,8 @@ class Adopted:
     record: Record
     owner: str
     age_s: float
+    set_aside: bool = False
+    """It was adopted too often, and nobody has been told yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

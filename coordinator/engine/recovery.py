@@ -13,6 +13,7 @@ The order matters: an owner's term is bumped before its records are read, and th
 import logging
 from dataclasses import dataclass
 
+from coordinator.alerts import AlertKind
 from coordinator.engine.driver import Driver
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
@@ -42,7 +43,11 @@ class Recovery:
         dead = await self.ownership.owners.take_over(self.ownership.lease)
         adopted = await self.journal.adopt({*self.driver.runs, *self.driver.finisher.pending})
         for found in adopted:
-            self._drive(found)
+            if found.set_aside:
+                detail = f"adopted {found.record.adoptions} times, last from {found.owner}, and never finished"
+                await self.sweep.alerts.raise_alert(found.record.gid, AlertKind.POISON, detail)
+            else:
+                self._drive(found)
         for owner in dead:
             await self._settle_ids(owner)
         await self.sweep.once(busy=self.driver.driving.keys())

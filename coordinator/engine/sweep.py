@@ -69,7 +69,8 @@ class Sweep:
         gid = doubtful.prepared.gid
         record = await self.journal.look_up(gid)
         if record is not None:
-            await self._obey(participant, doubtful, record.standing)
+            if record.adoptions <= limits.ADOPTIONS_MAX:  # Or else it is set aside, and recovery sees to it.
+                await self._obey(participant, doubtful, record.standing)
         elif await self._presumable(doubtful):
             record = _presumed_abort(doubtful)
             stands = await self.journal.decide(record)

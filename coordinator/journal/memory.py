@@ -141,10 +141,18 @@ class MemoryJournal:
                     continue
                 if not held_too_long and not (idle if row.owner == me else self._dead(row, me)):
                     continue
+                alert = (row.record.gid, AlertKind.POISON)
+                aside = row.record.adoptions > limits.ADOPTIONS_MAX
+                if aside and alert in self.world.alerts and alert not in self.world.resolved:
+                    continue
+                if not held_too_long and not self._resigned(row):
+                    row.record = replace(row.record, adoptions=row.record.adoptions + 1)
                 if held_too_long:
                     reason = "held for longer than it may be"
                     row.record = replace(row.record, standing=Standing.ABORT, reason=reason)
-                adopted.append(Adopted(record=row.record, owner=row.owner, age_s=now_s - row.created_s))
+                aside = row.record.adoptions > limits.ADOPTIONS_MAX and alert not in self.world.alerts
+                age_s = now_s - row.created_s
+                adopted.append(Adopted(record=row.record, owner=row.owner, age_s=age_s, set_aside=aside))
                 row.owner, row.term = me, term
             return adopted[: limits.JOURNAL_BATCH_MAX]
 
@@ -205,6 +213,10 @@ class MemoryJournal:
             taken = (row.record.name, row.record.key) == (record.name, record.key)
             if record.key is not None and taken and row.record.standing is not Standing.ABORT:
                 raise KeyReused(f"{record.name!r} with key {record.key!r} was committed by another transaction")
+
+    def _resigned(self, row: _Row) -> bool:
+        owner = self.world.owners.get(row.owner)
+        return owner is not None and owner.lease_until_s == float("-inf")
 
     def _dead(self, row: _Row, me: str) -> bool:
         owner = self.world.owners.get(row.owner)

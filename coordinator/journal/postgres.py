@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import limits
-from coordinator.alerts import HEURISTIC_OUTCOMES
+from coordinator.alerts import HEURISTIC_OUTCOMES, AlertKind
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.database import Connection, JournalConnection
@@ -103,12 +103,16 @@ class PostgresJournal:
 
     async def adopt(self, busy: Collection[Gid] = ()) -> Sequence[Adopted]:
         """Make unfinished records of the dead this process' own. See `ports.Journal`."""
-        arguments = (*self._owner(), limits.JOURNAL_BATCH_MAX, list(busy), limits.OWN_RECORD_IDLE_S)
+        bounds = (limits.JOURNAL_BATCH_MAX, list(busy), limits.OWN_RECORD_IDLE_S, limits.ADOPTIONS_MAX)
+        arguments = (*self._owner(), *bounds, AlertKind.POISON)
         rows = await boundary(
             "journal.adopt",
             lambda: self.forced.run(lambda connection: connection.fetch(SQL["adopt"], *arguments)),
         )
-        return [Adopted(record=record_of(row), owner=row["former"], age_s=row["age_s"]) for row in rows]
+        return [
+            Adopted(record=record_of(row), owner=row["former"], age_s=row["age_s"], set_aside=row["set_aside"])
+            for row in rows
+        ]
 
     async def look_up(self, gid: Gid) -> Record | None:
         """The row about *gid*."""

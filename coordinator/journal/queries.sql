@@ -73,33 +73,39 @@ WHERE d.gid = f.gid AND d.done_at IS NULL;
 -- adopt --
 -- Make unfinished records of the dead ours: of owners we took over, of owners that are no longer listed, and records
 -- whose owner's term has moved past them. And, once, parked records that were held for longer than they may be.
+-- Every adoption is counted, but those from an owner that resigned: it did not die of them. One with more than $6 is set
+-- aside: not adopted while its alert is open, nor to be driven before somebody has resolved it.
 WITH found AS (
-    SELECT d.gid, d.owner AS former, d.standing
+    SELECT d.gid, d.owner AS former, d.standing, coalesce(o.lease_until = '-infinity', false) AS resigned
     FROM unanimity.decisions AS d LEFT JOIN unanimity.owners AS o USING (owner)
     WHERE d.done_at IS NULL AND d.owner <> $1
       AND (o.owner IS NULL OR o.taken_by = $1 OR o.term > d.term)
       AND d.standing <> 'parked'
     UNION ALL
-    SELECT d.gid, d.owner, d.standing FROM unanimity.decisions AS d
+    SELECT d.gid, d.owner, d.standing, true FROM unanimity.decisions AS d
     WHERE d.done_at IS NULL AND d.standing = 'parked' AND d.hold_until < now()
     UNION ALL
-    SELECT d.gid, d.owner, d.standing FROM unanimity.decisions AS d
+    SELECT d.gid, d.owner, d.standing, false FROM unanimity.decisions AS d
     WHERE d.done_at IS NULL AND d.standing <> 'parked' AND d.owner = $1 AND d.gid <> ALL($4::text[])
       AND d.created_at < now() - make_interval(secs => $5)
 ), locked AS (
     -- Looked at once more under the lock: another process may have adopted it since.
-    SELECT d.gid, found.former FROM unanimity.decisions AS d JOIN found USING (gid)
+    SELECT d.gid, found.former, found.resigned FROM unanimity.decisions AS d JOIN found USING (gid)
     WHERE d.owner = found.former AND d.standing = found.standing AND d.done_at IS NULL
+      AND NOT (d.adoptions > $6 AND EXISTS (
+          SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid AND a.kind = $7 AND a.resolved_at IS NULL))
     ORDER BY d.gid LIMIT $3 FOR UPDATE OF d SKIP LOCKED
 )
 UPDATE unanimity.decisions AS d SET
     owner = $1,
     term = $2,
+    adoptions = d.adoptions + CASE WHEN locked.resigned THEN 0 ELSE 1 END,
     standing = CASE WHEN d.standing = 'parked' THEN 'abort' ELSE d.standing END,
     reason = CASE WHEN d.standing = 'parked' THEN 'held for longer than it may be' ELSE d.reason END
 FROM locked
 WHERE d.gid = locked.gid
-RETURNING d.*, locked.former, extract(epoch FROM now() - d.created_at)::float8 AS age_s;
+RETURNING d.*, locked.former, extract(epoch FROM now() - d.created_at)::float8 AS age_s,
+    d.adoptions > $6 AND NOT EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid AND a.kind = $7) AS set_aside;
 
 -- look_up --
 -- The row about one transaction.

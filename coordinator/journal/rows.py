@@ -50,5 +50,6 @@ def record_of(row: Mapping[str, Any]) -> Record:
         reason=row["reason"],
         key=row["idempotency_key"],
         outbox=row["outbox"],
+        adoptions=row["adoptions"],
         traceparent=branches[0].get("traceparent", "") if branches else "",
     )

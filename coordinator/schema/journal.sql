@@ -23,7 +23,8 @@ CREATE TABLE unanimity.decisions (
     endings         jsonb,
     created_at      timestamptz NOT NULL DEFAULT now(),
     concluded_at    timestamptz,
-    done_at         timestamptz
+    done_at         timestamptz,
+    adoptions       integer NOT NULL DEFAULT 0
 );
 
 CREATE INDEX decisions_unfinished ON unanimity.decisions (owner) WHERE done_at IS NULL;

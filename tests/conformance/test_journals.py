@@ -49,7 +49,7 @@ class MemoryPlace:
         return await Process(journal, owners, ids, MemoryAlerts(self.world), self.connect).register()
 
     async def expire(self, process):
-        self.world.owners[process.lease.owner].lease_until_s = float("-inf")
+        self.world.owners[process.lease.owner].lease_until_s = self.now_s - 1.0
 
     async def connect(self):
         connection = MemoryConnection(MemoryStore())
@@ -91,7 +91,7 @@ class PostgresPlace:
 
     async def expire(self, process):
         await self._execute(
-            "UPDATE unanimity.owners SET lease_until = '-infinity' WHERE owner = $1", process.lease.owner
+            "UPDATE unanimity.owners SET lease_until = now() - interval '1 s' WHERE owner = $1", process.lease.owner
         )
 
     async def connect(self):
@@ -318,6 +318,46 @@ async def test_a_stale_owners_late_commit_is_adopted_later(place, a):
     assert await b.journal.adopt() == []
     await commit()
     assert [adopted.record.gid for adopted in await b.journal.adopt()] == [made.gid]
+
+
+async def successor(place, number):
+    """The next process, and what it adopts of those that are gone."""
+    process = await place.process(f"successor-{number}")
+    await process.owners.take_over(process.lease)
+    return process, await process.journal.adopt()
+
+
+async def successor_of_dead(place, victim, number):
+    """The next process after *victim* was killed, and what it adopts."""
+    await place.expire(victim)
+    return await successor(place, number)
+
+
+async def test_a_record_that_outlived_too_many_owners_is_set_aside(place, a):
+    """The sixth adopter is told to raise the alert; while it is open nobody adopts the record, and then anybody does."""
+    made, owner = record(), a
+    await a.journal.decide(made)
+    for number in range(1, 7):
+        owner, (adopted,) = await successor_of_dead(place, owner, number)
+        assert (adopted.record.adoptions, adopted.set_aside) == (number, number > 5)
+    owner, (adopted,) = await successor_of_dead(place, owner, 7)
+    assert adopted.set_aside, "the sixth died before it could tell anybody"
+    await owner.alerts.raise_alert(made.gid, AlertKind.POISON, "adopted too often")
+    owner, none = await successor_of_dead(place, owner, 8)
+    assert list(none) == []
+    assert await owner.alerts.resolve_alert(made.gid, AlertKind.POISON, by="ann", reason="a bug, now fixed")
+    (adopted,) = await owner.journal.adopt()
+    assert (adopted.record.standing, adopted.set_aside) == (Standing.COMMIT, False)
+
+
+async def test_handing_over_is_not_held_against_a_record(place, a):
+    """A process that resigns did not die of what it left."""
+    made, owner = record(), a
+    await a.journal.decide(made)
+    for number in range(8):
+        await owner.owners.resign(owner.lease)
+        owner, (adopted,) = await successor(place, number)
+        assert (adopted.record.adoptions, adopted.set_aside) == (0, False)
 
 
 async def test_a_parked_record_is_given_back_once_when_it_was_held_for_too_long(place, a):
