@@ -334,7 +334,7 @@ async def successor_of_dead(place, victim, number):
 
 
 async def test_a_record_that_outlived_too_many_owners_is_set_aside(place, a):
-    """The sixth adopter is told to raise the alert; while it is open nobody adopts the record, and then anybody does."""
+    """The sixth adopter is told to raise the alert; while it is open nobody adopts the record, then anybody does."""
     made, owner = record(), a
     await a.journal.decide(made)
     for number in range(1, 7):
