@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export COORDINATOR_CACHE_DIR ?= $(CURDIR)/.cache
 
-.PHONY: help demo test check bench-kafka dev clean
+.PHONY: help demo test check docs bench-kafka dev clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ check: $(READY) ## Lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY) ## Build the pages and the API reference; a warning is an error
+	@$(BIN)/sphinx-build -W --keep-going -q -E -b html -d .docs/doctrees docs .docs/html
+	@echo "the documentation is in .docs/html/index.html"
+
 bench-kafka: $(READY) java ## Kafka-only transactions on our pool beside aiokafka's own
 	$(BIN)/python -m tests.benchmarks.kafka_only
 
@@ -33,7 +37,7 @@ dev: $(READY) java ## Start a PostgreSQL and a Kafka to develop against (stop th
 
 clean: ## Remove the virtual environment, the servers' data and all caches
 	-[ ! -x $(BIN)/coordinator ] || $(BIN)/coordinator dev down --purge
-	rm -rf $(VENV) .dev .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .dev .cache .docs .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): requirements.lock pyproject.toml
 	@echo "== setting up $(VENV) (once)"

@@ -70,6 +70,23 @@ def status(directory: Directory = Path(".dev")) -> None:
 
 
 @app.command()
+def kill(
+    server: Annotated[str, typer.Argument(help="postgres, or kafka (all of its brokers).")],
+    directory: Directory = Path(".dev"),
+) -> None:
+    """Kill a server, to see what happens then. `up` brings it back, with its data and on its port."""
+    from coordinator.dev import stack
+
+    if server not in ("postgres", "kafka"):
+        raise typer.BadParameter("postgres, or kafka", param_hint="SERVER")
+    try:
+        asyncio.run(stack.kill(directory.absolute(), server))
+    except CoordinatorError as failure:
+        _err.print(str(failure), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def down(
     purge: Annotated[
         bool, typer.Option("--purge", envvar="COORDINATOR_DEV_PURGE", help="Delete the data too.")

@@ -32,6 +32,7 @@ from coordinator.protocol.model import (
 from coordinator.protocol.two_phase import evolve
 from coordinator.telemetry import names
 from examples.social_post.promises import CUT, FROZEN, HEALTHY, KILLS, LOST, STOPPED, combinations, promised
+from scripts.document_cli import describe_commands
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -188,6 +189,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "metrics": list_metrics,
     "spans": list_spans,
     "attributes": list_attributes,
+    "cli": describe_commands,
     "alerts": tabulate_alerts,
 }
 

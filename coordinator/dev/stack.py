@@ -55,14 +55,14 @@ async def up(directory: Path, *, brokers: int, two_phase: bool) -> Stack:
     Raises `Misconfigured` that says what to install or to change, `Unavailable` that quotes the log of a server.
     """
     running = load(directory)
-    if running is not None and not running.alive:
-        await down(directory)
-        running = None
     given = _from_environment()
     # URLs that an earlier `up` exported name our own servers, not somebody else's.
     if given is not None and (running is None or given.exports() != running.exports()):
         await _answers(given)
         return given
+    if running is not None and not running.alive:
+        await down(directory)
+        running = None
     if running is not None:
         if (running.brokers, running.two_phase) != (brokers, two_phase):
             raise Misconfigured("another kind of stack is running here: `coordinator dev down` first")
@@ -85,6 +85,18 @@ async def down(directory: Path, *, purge: bool = False) -> bool:
         for name in ("postgres", "kafka-1", "kafka-3"):
             shutil.rmtree(directory / name, ignore_errors=True)
     return stack is not None
+
+
+async def kill(directory: Path, server: str) -> None:
+    """Kill one of the servers that run here ("postgres" or "kafka"), as a power cut would; `up` brings it back.
+
+    Raises `Misconfigured` where it is not ours to kill.
+    """
+    stack = load(directory)
+    if stack is None or not stack.processes:
+        raise Misconfigured("no server that `coordinator dev up` started on this machine runs here")
+    postgres, *brokers = stack.processes
+    await asyncio.gather(*(process.kill() for process in ([postgres] if server == "postgres" else brokers)))
 
 
 def load(directory: Path) -> Stack | None:

@@ -70,3 +70,9 @@ async def test_what_is_dead_is_forgotten_and_nobody_else_is_hurt(monkeypatch, tm
     assert await stack.down(tmp_path)
     assert stack.load(tmp_path) is None
     assert not await stack.down(tmp_path)
+
+
+async def test_only_what_was_started_here_is_killed(tmp_path):
+    """Servers that the environment names are somebody else's."""
+    with pytest.raises(Misconfigured, match="started on this machine"):
+        await stack.kill(tmp_path, "kafka")

@@ -1,0 +1,100 @@
+"""Every command of the pages is run, in the order of its page, and prints what the page says."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.dev.downloads import cache_directory
+from coordinator.settings import Settings
+from tests.docs.pages import PAGES, ROOT, as_shown, blocks
+
+RUN = {"bash", "python"}
+READ = {"text", "mermaid", "sql", "toml", "{toctree}", "{eval-rst}"}
+NOT_RUN_MAX = 8
+BLOCK_WITHIN_S = 120
+# What a block exports is there for the next one, as in the shell of whoever reads the page.
+KEEP = "set -euo pipefail; [ ! -e .exported ] || . ./.exported; {\n%s\n}; export -p > .exported"
+
+
+def commands(page: Path):
+    return [block for block in blocks(page) if block.kind in RUN and block.mark != "part"]
+
+
+def names(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """A function that runs a block in an empty folder with this project installed; what it started is ended."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COORDINATOR_")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+        "COORDINATOR_CACHE_DIR": str(cache_directory()),
+        "COORDINATOR_DEV_DOCKER": "never",
+        "COLUMNS": "160",
+    }
+    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+
+    def run(text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", KEEP % text],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=BLOCK_WITHIN_S,
+            check=False,
+        )
+
+    yield run
+    run("coordinator dev down --purge")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=names)
+def test_what_a_page_says_to_run_is_run(page: Path, tmp_path, shell):
+    """A reader who does what it says sees what it says."""
+    for block in commands(page):
+        where = f"{names(page)}:{block.line}"
+        if block.mark == "file":
+            (tmp_path / block.said).write_text(block.text)
+        elif block.mark != "not run":
+            text = block.text if block.kind == "bash" else f"python - <<'PYTHON'\n{block.text}PYTHON"
+            done = shell(text)
+            assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
+            if block.printed is not None:
+                assert as_shown(done.stdout, block.printed), f"{where}\n{done.stdout}\n{done.stderr}"
+
+
+def test_few_commands_are_not_run_and_each_for_a_reason():
+    """The number is a bound, not a budget: raise it for a reason that is as good as these."""
+    reasons = [f"{names(page)}:{b.line}: {b.said}" for page in PAGES for b in blocks(page) if b.mark == "not run"]
+    print("\n".join(reasons))  # For whoever runs it with -rP.
+    assert len(reasons) <= NOT_RUN_MAX, reasons
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_every_block_says_what_it_is(page: Path):
+    """A block of a kind that this test does not know would be run by nobody."""
+    assert {block.kind for block in blocks(page)} <= RUN | READ
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.kind == "toml" for b in blocks(page))], ids=names)
+def test_configuration_that_is_shown_is_valid(page: Path, tmp_path, monkeypatch):
+    """It is read as the library would, and something comes of it."""
+    for number, block in enumerate(block for block in blocks(page) if block.kind == "toml"):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block.text)
+        monkeypatch.setenv("COORDINATOR_CONFIG", str(path))
+        assert Settings() != Settings.model_construct()
+
+
+def test_output_that_differs_is_noticed():
+    """The comparison can fail, and `…` stands for no line's end."""
+    assert as_shown("gid unan:1  \nok\n", "gid …\nok")
+    assert not as_shown("gid unan:1\nbad\n", "gid …\nok")
+    assert not as_shown("gid a\nb\nok\n", "gid …\nok")
