@@ -35,6 +35,10 @@ ADOPTIONS_MAX = 5
 # Retries of what must be finished, for ever, with full jitter.
 FINISH_BACKOFF_S = 0.05
 FINISH_BACKOFF_MAX_S = 5.0
+# Retries of one participant: one for every ten first attempts, and a few in reserve. What must be finished is asked for
+# again also without, but then as late as may be.
+RETRY_COSTS_ATTEMPTS = 10
+RETRY_RESERVE = 20
 # Finished transactions are recorded off the critical path, many at a time.
 FINISH_GATHER_S = 0.05
 

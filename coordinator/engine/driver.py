@@ -83,7 +83,9 @@ class Driver:
 
     async def _perform(self, run: Run, action: Action) -> None:
         """Perform *action* until it is a fact, then believe it. What is owed after the decision is owed for ever."""
-        pause_s, failures = limits.FINISH_BACKOFF_S, 0
+        pause_s, failures, asked = limits.FINISH_BACKOFF_S, 0, participant_of(action)
+        if asked is not None:
+            self.performer.budgets.attempted(asked)
         while True:
             try:
                 event = await self.performer.perform(run, action)
@@ -99,12 +101,19 @@ class Driver:
                     # What a setting or a privilege forbids is owed all the same, and somebody has to know.
                     await self.performer.alerts.raise_alert(run.transaction.gid, AlertKind.REFUSED, str(failure))
                 if run.following is not None:
-                    run.following.retried(name_of(action), participant_of(action))
-                await self.performer.clock.sleep(self.performer.chance.uniform(0, pause_s))
+                    run.following.retried(name_of(action), asked)
+                affordable = asked is None or self.performer.budgets.spend(asked)
+                await self.performer.clock.sleep(self._pause_s(pause_s, affordable=affordable))
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
             else:
                 run.transaction = evolve(run.transaction, event)
                 return
+
+    def _pause_s(self, pause_s: float, *, affordable: bool) -> float:
+        """With full jitter; and where the participant has no retry left, as late as what is owed may be asked for."""
+        if affordable:
+            return self.performer.chance.uniform(0, pause_s)
+        return limits.FINISH_BACKOFF_MAX_S * self.performer.chance.uniform(0.8, 1.0)
 
     async def _note_attempt(self, run: Run, action: Action, failures: int, failure: BaseException) -> None:
         """Tell operators what is tried and answered: at first often, then as rarely as the number doubles."""

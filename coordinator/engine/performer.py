@@ -13,6 +13,7 @@ from typing import assert_never, cast
 
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
+from coordinator.engine.budgets import RetryBudgets
 from coordinator.engine.run import Participants, Run
 from coordinator.errors import CircuitOpen, CoordinatorError, InDoubt, Refused, Replaced, Unavailable
 from coordinator.ports import (
@@ -46,6 +47,7 @@ class Performer:
     alerts: Alerts
     clock: Clock
     breakers: Breakers
+    budgets: RetryBudgets = field(default_factory=RetryBudgets)
     chance: random.Random = field(default_factory=random.Random)
 
     def perform(self, run: Run, action: Action) -> Awaitable[Event]:
@@ -118,7 +120,7 @@ class Performer:
         step = next_attempt(run.policy, made=len(failures), chance=self.chance.random())
         if not isinstance(step, RetryAfter) or self.clock.monotonic_s() + step.seconds >= run.deadline_s:
             return None
-        return step.seconds
+        return step.seconds if self.budgets.spend(branch) else None
 
     async def open_session(self, run: Run, branch: BranchName) -> Session:
         """The branch's open share; a new one, with the same messages, where the last was discarded."""

@@ -60,7 +60,8 @@ class Retry:
     """Ask again up to *attempts* times in all, inside the deadline, and then do as *then* says.
 
     The pause before attempt n is random in [0, backoff_s * 2 ** (n - 1)], never above *backoff_max_s*: full jitter
-    (M. Brooker, "Exponential Backoff and Jitter").
+    (M. Brooker, "Exponential Backoff and Jitter"). A broker that fails many at once is not asked again for each: see
+    `coordinator.protocol.budget`.
     """
 
     kind: Literal["retry"] = "retry"
