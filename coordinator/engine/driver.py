@@ -14,11 +14,10 @@ from coordinator.engine.performer import UNKNOWN, Performer
 from coordinator.engine.run import Run
 from coordinator.errors import CoordinatorError, Unavailable
 from coordinator.ports import AlertKind, Standing
-from coordinator.protocol.actions import Action
+from coordinator.protocol.actions import Action, name_of, participant_of
 from coordinator.protocol.model import Gid, Outcome, Role, Status
 from coordinator.protocol.two_phase import evolve, owed
 from coordinator.telemetry import Telemetry
-from coordinator.telemetry.following import name_of, participant_of
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ class Driver:
         try:
             answer = f"{type(failure).__name__}: {failure}"
             await self.performer.journal.note_attempt(
-                run.transaction.gid, branch, type(action).__name__.lower(), tried=tried, answer=answer
+                run.transaction.gid, branch, name_of(action), tried=tried, answer=answer
             )
         except (CoordinatorError, *UNKNOWN) as unwritten:
             logger.debug("what %s was answered is not written: %r", action, unwritten)

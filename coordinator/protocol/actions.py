@@ -62,3 +62,16 @@ class Release:
 
 
 Action = Prepare | Intend | Hold | Decide | Commit | Abort | Release
+
+
+def name_of(action: Action) -> str:
+    """An action's name."""
+    return type(action).__name__.lower()
+
+
+def participant_of(action: Action) -> BranchName | None:
+    """Whom an action is asked of; None is the journal."""
+    if isinstance(action, Decide):
+        return action.through
+    branch: BranchName | None = getattr(action, "branch", None)
+    return branch

@@ -8,7 +8,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
-from coordinator.protocol.actions import Action, Decide
+from coordinator.protocol.actions import Action, name_of, participant_of
 from coordinator.protocol.events import Decided, Event, Settled, Voted
 from coordinator.protocol.model import BranchName, Ending, Status, Transaction
 from coordinator.records import Message
@@ -108,19 +108,6 @@ def outcome_label(transaction: Transaction) -> str:
             return "parked"
         case _:
             return "unfinished"
-
-
-def name_of(action: Action) -> str:
-    """An action's name."""
-    return type(action).__name__.lower()
-
-
-def participant_of(action: Action) -> BranchName | None:
-    """Whom an action is asked of; None is the journal."""
-    if isinstance(action, Decide):
-        return action.through
-    branch: BranchName | None = getattr(action, "branch", None)
-    return branch
 
 
 def failed(span: Span, failure: BaseException) -> None:
