@@ -1,5 +1,6 @@
 """Every command of the pages is run, in the order of its page, and prints what the page says."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -75,6 +76,14 @@ def test_few_commands_are_not_run_and_each_for_a_reason():
     reasons = [f"{names(page)}:{b.line}: {b.said}" for page in PAGES for b in blocks(page) if b.mark == "not run"]
     print("\n".join(reasons))  # For whoever runs it with -rP.
     assert len(reasons) <= NOT_RUN_MAX, reasons
+
+
+def test_python_that_is_not_run_is_python():
+    """It can be read at least."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.kind == "python":
+                compile(block.text, f"{names(page)}:{block.line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
