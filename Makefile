@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export COORDINATOR_CACHE_DIR ?= $(CURDIR)/.cache
 
-.PHONY: help demo test check docs bench-kafka dev clean
+.PHONY: help demo test check docs bench dev clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,8 +29,8 @@ docs: $(READY) ## Build the pages and the API reference; a warning is an error
 	@$(BIN)/sphinx-build -W --keep-going -q -E -b html -d .docs/doctrees docs .docs/html
 	@echo "the documentation is in .docs/html/index.html"
 
-bench-kafka: $(READY) java ## Kafka-only transactions on our pool beside aiokafka's own
-	$(BIN)/python -m tests.benchmarks.kafka_only
+bench: $(READY) java ## Measure everything that is promised about speed, beside its peers (12 minutes; ARGUMENTS=--help)
+	$(BIN)/python -m tests.benchmarks $(ARGUMENTS)
 
 dev: $(READY) java ## Start a PostgreSQL and a Kafka to develop against (stop them: .venv/bin/coordinator dev down)
 	$(BIN)/coordinator dev up

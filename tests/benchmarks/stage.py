@@ -1,0 +1,92 @@
+"""The servers of one run, what is passed around while it is measured, and how it says how far it is."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+from rich.console import Console
+
+from coordinator.dev.downloads import cache_directory
+from coordinator.dev.kafka import LocalKafka
+from coordinator.dev.postgres import LocalPostgres
+from tests.benchmarks.measure import Book
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is measured."""
+
+    rounds: int = 5
+    seconds: float = 2.0
+    """How long each side of the transactions is driven in each round."""
+    warm_s: float = 6.0
+    """How long the broker is driven before anything is measured: its JIT needs it."""
+    rows: int = 100_000
+    """How many rows a relay finds in its backlog."""
+    rate: int = 500
+    latency_s: float = 4.0
+    """How long each side is given `rate` events a second in each round."""
+
+
+QUICK = Settings(rounds=2, seconds=0.3, warm_s=1.0, rows=5_000, latency_s=1.0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """One line for each step, as it is done, on stderr."""
+
+    steps: int = 0
+    done: int = 0
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    began: float = field(default_factory=time.monotonic)
+
+    def step(self, text: str) -> None:
+        """Say what was just measured."""
+        self.done += 1
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        self.console.print(f"[dim]{minutes:2d}:{seconds:02d}  {self.done:3d}/{self.steps}[/]  {text}", soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Say what is going on."""
+        self.console.print(f"[bold]{text}[/]")
+
+
+@dataclass(slots=True)
+class Stage:
+    """What every part of the benchmark works with."""
+
+    postgres: LocalPostgres
+    kafka: LocalKafka
+    settings: Settings
+    book: Book = field(default_factory=Book)
+    progress: Progress = field(default_factory=Progress)
+    postgres_version: str = "unknown"
+
+    async def ask_postgres_version(self) -> str:
+        """The server's own word."""
+        connection = await asyncpg.connect(self.postgres.url)
+        try:
+            return str(await connection.fetchval("SHOW server_version"))
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def servers() -> AsyncIterator[tuple[LocalPostgres, LocalKafka]]:
+    """A PostgreSQL and a Kafka broker of this run's own, durable as they are by default; gone afterwards."""
+    directory = Path(".dev") / f"bench-{os.getpid()}"
+    shutil.rmtree(directory, ignore_errors=True)
+    postgres = LocalPostgres(directory / "postgres", cache=cache_directory())
+    kafka = LocalKafka(directory=directory / "kafka", cache=cache_directory(), two_phase=True)
+    try:
+        await asyncio.gather(postgres.start(), kafka.start())
+        yield postgres, kafka
+    finally:
+        await asyncio.gather(postgres.kill(), kafka.kill())
+        shutil.rmtree(directory, ignore_errors=True)

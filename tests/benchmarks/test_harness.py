@@ -1,0 +1,165 @@
+"""The benchmark's arithmetic, what it promises to write, and that it notices what would make its figures worthless."""
+
+import dataclasses
+import json
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from tests.benchmarks.__main__ import measure, parts_of, steps
+from tests.benchmarks.measure import Book, Ratio, percentile, summarised, there_and_back
+from tests.benchmarks.ratios import CONCURRENCY, MORE, RATIOS
+from tests.benchmarks.readback import Seen, Wrong, check, number_of, value_of
+from tests.benchmarks.report import between_markers, markdown, report
+from tests.benchmarks.stage import Progress, Settings, Stage
+
+NAMES = [
+    *(f"{side}_c{c}" for side in ("kafka_only", "commit_record", "two_phase", "last_resource") for c in (1, 8, 32)),
+    "commit_record_p99_c1",
+    "outbox_commit_c32",
+    "relay_vs_producer",
+    "relay_vs_txoutbox",
+    "relay2_vs_txoutbox2",
+    "relay_p50_vs_txoutbox",
+    "relay_p99_vs_txoutbox",
+]
+TINY = Settings(rounds=1, seconds=0.1, warm_s=0.1, rows=500, latency_s=0.2)
+
+
+def full_book() -> Book:
+    """A book in which every side was measured in three rounds."""
+    book = Book()
+    for ratio in (*RATIOS, *MORE):
+        for side, measure_ in (ratio.above, ratio.below):
+            if measure_ not in book.sides.get(side, {}):
+                for value in (3.0, 1.0, 2.0):
+                    book.note(side, {measure_: value})
+    return book
+
+
+def test_the_ratios_are_exactly_those_that_are_promised():
+    """By name, in a report of a whole run and of an empty one."""
+    for book in (full_book(), Book()):
+        written = json.loads(json.dumps(report(book, Settings(), postgres="18")))
+        assert sorted(written["ratios"]) == sorted(NAMES)
+        assert sorted(written["targets"]) == sorted(NAMES)
+
+
+def test_a_report_says_what_was_measured_on_what_and_when():
+    """Medians with their minimum and maximum, versions, machine, settings, date."""
+    written = json.loads(json.dumps(report(full_book(), Settings(rounds=3), postgres="18.6")))
+    assert all(value == 1.0 for value in written["ratios"].values())
+    assert written["sides"]["aiokafka.c1"]["rate"] == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
+    assert written["versions"]["postgresql"] == "18.6"
+    assert written["versions"].keys() >= {"aiokafka", "asyncpg", "commit", "kafka", "python", "txoutbox"}
+    assert written["machine"].keys() >= {"cores", "processor", "load_average"}
+    assert written["settings"]["rounds"] == 3
+    assert written["date"]
+
+
+def test_what_was_not_measured_is_null_and_neither_met_nor_missed():
+    """A partial run makes nothing up."""
+    written = report(Book(), Settings(), postgres="18")
+    assert set(written["ratios"].values()) == {None}
+    assert {judged["met"] for judged in written["targets"].values()} == {None}
+
+
+def test_a_ratio_is_one_of_medians_and_is_held_to_its_target():
+    """Also where a median of ratios would say otherwise."""
+    book = Book()
+    for ours, theirs in ((10.0, 1.0), (2.0, 2.0), (3.0, 6.0)):
+        book.note("ours", {"rate": ours})
+        book.note("theirs", {"rate": theirs})
+    ratio = Ratio("r", ("ours", "rate"), ("theirs", "rate"), 1.5, "ours ÷ theirs")
+    assert ratio.of(book) == 1.5
+    assert ratio.met(book) is True
+    assert dataclasses.replace(ratio, at_least=1.51).met(book) is False
+    assert ratio.by_round(book) == [10.0, 1.0, 0.5]
+
+
+def test_latency_ratios_are_theirs_above_ours():
+    """A latency that is half of theirs is a ratio of two, as a rate that is twice theirs is."""
+    for ratio in RATIOS:
+        if ratio.above[1] != "rate":
+            assert ratio.above[0].startswith(("aiokafka", "txoutbox")), ratio.name
+
+
+def test_medians_percentiles_and_orders():
+    """The arithmetic."""
+    assert summarised([5.0, 1.0, 3.0]) == {"median": 3.0, "min": 1.0, "max": 5.0, "rounds": [5.0, 1.0, 3.0]}
+    assert percentile(range(100), 0.99) == 99
+    assert percentile(range(1000), 0.5) == 500
+    assert percentile([7.0], 0.99) == 7.0
+    assert [there_and_back("ab", number) for number in range(3)] == [["a", "b"], ["b", "a"], ["a", "b"]]
+
+
+def test_a_message_says_its_number_in_500_bytes():
+    """Whatever the number."""
+    for number in (0, 9, 10, 123456):
+        assert len(value_of(number)) == 500
+        assert number_of(value_of(number)) == number
+
+
+def test_late_and_doubled_messages_are_misplaced():
+    """Order is per key; a gap is for the count to notice."""
+    seen = Seen()
+    seen.take([(b"a", 0), (b"b", 0), (b"a", 1), (b"b", 5)])
+    assert (seen.count, seen.misplaced) == (4, 0)
+    seen.take([(b"a", 1), (b"b", 4)])
+    assert (seen.count, seen.misplaced) == (6, 2)
+
+
+@pytest.mark.parametrize("name", ["ratios"])
+def test_a_page_is_changed_between_its_markers_only(name):
+    """And not at all without them."""
+    page = f"before\n<!-- measured: {name} -->\nold\n<!-- end -->\nafter\n"
+    body = markdown(report(full_book(), Settings(), postgres="18"))
+    changed = between_markers(page, name, body)
+    assert changed.startswith("before\n")
+    assert changed.endswith("<!-- end -->\nafter\n")
+    assert "old" not in changed
+    assert all(f"`{name}" in changed for name in NAMES)
+    with pytest.raises(ValueError, match="0 places"):
+        between_markers("nothing", name, body)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected", "complaint"),
+    [([0, 1], 3, "3 messages were sent, and 2"), ([0, 1, 1], 2, "and 3 are"), ([1, 0], 2, "1 of 2 messages are out")],
+)
+async def test_a_loss_a_double_and_a_wrong_order_on_the_broker_are_noticed(
+    kafka, topic, monkeypatch, numbers, expected, complaint
+):
+    """What `make bench` ends with 1 for."""
+    monkeypatch.setattr("tests.benchmarks.readback.PATIENCE_S", 0.5)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for number in numbers:
+            await producer.send_and_wait(topic, value_of(number), key=b"k")
+    with pytest.raises(Wrong, match=complaint):
+        await check(kafka.bootstrap, topic, expected)
+
+
+@pytest.fixture
+async def stage(postgres, kafka):
+    """A tiny run on the session's servers; its databases are dropped afterwards."""
+    yield Stage(postgres, kafka, TINY, progress=Progress())
+    connection = await asyncpg.connect(postgres.url)
+    try:
+        made = await connection.fetch(
+            "SELECT datname FROM pg_database WHERE datname = 'transactions' OR datname ~ '^(drain|latency)_'"
+        )
+    finally:
+        await connection.close()
+    for row in made:
+        await postgres.drop_database(row["datname"])
+
+
+@pytest.mark.timeout(180)
+async def test_a_tiny_run_measures_everything(stage):
+    """Every promised ratio comes out of it as a number, and it says as many steps as it announced."""
+    parts = parts_of(None)
+    await measure(stage, parts)
+    written = report(stage.book, TINY, postgres="18")
+    assert all(isinstance(value, float) and value > 0 for value in written["ratios"].values()), written["ratios"]
+    assert stage.progress.done == steps(parts, TINY, CONCURRENCY)
