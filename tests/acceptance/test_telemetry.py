@@ -1,8 +1,10 @@
 """One trace from the caller to the consumer, and every metric, on real servers; what is exported stays in memory."""
 
 import asyncio
+import textwrap
 from collections import defaultdict
 from contextlib import asynccontextmanager
+from functools import partial
 
 import asyncpg
 import pytest
@@ -20,7 +22,8 @@ from coordinator.protocol.model import BranchName
 from coordinator.telemetry import configured, names
 from examples.social_post.observer import until
 from participants import Kafka, Postgres
-from participants.inbox import Inbox
+from participants.inbox import Inbox, message_id
+from tests.docs.pages import ROOT, part
 
 SETTINGS = Settings(observe_s=0.1, recovery_s=0.2, lease_s=4.0)
 PATIENT = Settings(lease_s=60, recovery_s=0.2)
@@ -111,12 +114,19 @@ async def consume(kafka, topic):
 
 
 async def handle(connection, record, seen):
-    """The consumer, in another process as far as its spans know."""
-    inbox = Inbox("notifier", telemetry=seen.telemetry)
-    await inbox.create(connection)
-    with inbox.handling(record.topic, record.headers):
-        async with connection.transaction():
-            assert await inbox.first_time(connection, "m1", record.value)
+    """The consumer as the page shows it, with exporters of its own."""
+    await connection.execute("CREATE TABLE effects (value bytea)")
+    await Inbox("notifier").create(connection)
+    block = textwrap.indent(part(ROOT / "docs" / "telemetry.md", "consumer"), "    ")
+    names = {"Inbox": partial(Inbox, telemetry=seen.telemetry), "message_id": message_id}
+    exec(f"async def handle(consumer, connection):\n{block}", names)
+    await names["handle"](one(record), connection)
+    assert await connection.fetchval("SELECT count(*) FROM effects") == 1
+
+
+async def one(record):
+    """A consumer that gets one record."""
+    yield record
 
 
 def assert_child(child, parent):
