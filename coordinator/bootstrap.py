@@ -23,6 +23,7 @@ from coordinator.engine.run import Participants, Registered
 from coordinator.engine.service import Pace, TransactionEngine
 from coordinator.engine.sweep import PresumeAbort, Sweep
 from coordinator.engine.timers import Periodic
+from coordinator.engine.watchdog import Watchdog
 from coordinator.errors import InvalidDefinition
 from coordinator.faults.history import History
 from coordinator.faults.injectors import arm_from_environment
@@ -180,7 +181,8 @@ class Coordinator:
         clock = SystemClock()
         telemetry = self._telemetry or configured()
         stores = await self._stack.enter_async_context(open_stores(self._journal_url, self.settings))
-        ownership = Ownership(owners=stores.owners, clock=clock)
+        watchdog = Watchdog(clock=clock, lag_max_s=self.settings.lease_s * limits.LAG_SHARE)
+        ownership = Ownership(owners=stores.owners, clock=clock, watchdog=watchdog)
         await ownership.register()
         self._at_the_end("the lease", ownership.resign, limits.RESIGNING_LEAVES_S)
         participants = await self._open_participants(stores)
@@ -249,7 +251,7 @@ class Coordinator:
         finisher = Finisher(
             participants=participants, journal=stores.journal, alerts=stores.alerts, clock=clock, relays=relays
         )
-        driver = Driver(performer=performer, finisher=finisher, telemetry=telemetry)
+        driver = Driver(performer=performer, finisher=finisher, watchdog=ownership.watchdog, telemetry=telemetry)
         rule = PresumeAbort(
             after_s=self.settings.presume_abort_after_s, looks_apart_s=self.settings.presume_abort_looks_apart_s
         )
@@ -280,6 +282,7 @@ class Coordinator:
             prefix=self.settings.prefix,
             pace=Pace(
                 renewal_s=self.settings.lease_s / 4,
+                beat_s=self.settings.lease_s * limits.BEAT_SHARE,
                 recovery_s=self.settings.recovery_s,
                 settle_within_s=self.settings.settle_within_s,
             ),

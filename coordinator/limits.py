@@ -4,6 +4,9 @@
 LEASE_S = 10.0
 LEASE_RENEWAL_S = LEASE_S / 4
 LEASE_BELIEVED_SHARE = 0.75
+# A process that stood still for this share of its lease does nothing before it has renewed it.
+LAG_SHARE = 1 / 3
+BEAT_SHARE = 1 / 40
 RECOVERY_PERIOD_S = 2.0
 
 # Time. A branch that is prepared holds locks of others, so it may not wait for ever for its decision.
@@ -78,6 +81,9 @@ POLL_EVERY_S = 1.0
 assert STOP_WITHIN_S < 25.0, "stopping leaves time before we are killed"
 assert STOP_WITHIN_S > DRAIN_LEAVES_S > ENGINE_LEAVES_S > RELAYS_LEAVE_S > PARTICIPANTS_LEAVE_S > RESIGNING_LEAVES_S > 0
 assert STOP_WITHIN_S - DRAIN_LEAVES_S > 2 * PARTICIPANT_CALL_S, "what is under way can end, if its participants answer"
+assert LEASE_RENEWAL_S / LEASE_S + LAG_SHARE + BEAT_SHARE < LEASE_BELIEVED_SHARE, (
+    "a standstill too short to be noticed ends while the lease is still believed"
+)
 assert LEASE_RENEWAL_S * 3 < LEASE_S, "two renewals may fail before a lease is lost"
 assert BRANCH_BUDGET_S <= BRANCH_BUDGET_MAX_S <= PRESUME_ABORT_AFTER_S, (
     "nobody presumes abort while an owner may decide"

@@ -12,6 +12,7 @@ from coordinator import limits
 from coordinator.engine.finisher import Finisher
 from coordinator.engine.performer import UNKNOWN, Performer
 from coordinator.engine.run import Run
+from coordinator.engine.watchdog import Watchdog
 from coordinator.errors import CoordinatorError, Unavailable
 from coordinator.ports import AlertKind, Standing
 from coordinator.protocol.actions import Action, name_of, participant_of
@@ -28,6 +29,7 @@ class Driver:
 
     performer: Performer
     finisher: Finisher
+    watchdog: Watchdog
     driving: dict[Gid, asyncio.Task[None]] = field(default_factory=dict)
     runs: dict[Gid, Run] = field(default_factory=dict)
     telemetry: Telemetry | None = None
@@ -86,6 +88,8 @@ class Driver:
         if asked is not None:
             self.performer.budgets.attempted(asked)
         while True:
+            if self.watchdog.stalled:
+                await self.watchdog.steady()
             try:
                 event = await self.performer.perform(run, action)
             except (CoordinatorError, *UNKNOWN) as failure:

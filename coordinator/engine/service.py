@@ -24,7 +24,7 @@ from coordinator.protocol.recipes import choose
 
 logger = logging.getLogger(__name__)
 
-LOOPS_WHILE_DRAINING = ("lease",)
+LOOPS_WHILE_DRAINING = ("lease", "watchdog")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class Pace:
     """How often the engine looks after what is its own and what others left, in seconds; and its bounds."""
 
     renewal_s: float = limits.LEASE_RENEWAL_S
+    beat_s: float = limits.LEASE_S * limits.BEAT_SHARE
     recovery_s: float = limits.RECOVERY_PERIOD_S
     settle_within_s: float = limits.SETTLE_WITHIN_S
 
@@ -58,9 +59,11 @@ class TransactionEngine:
         await self.finisher.start()
         self._loops = [
             self._loop("lease", self.ownership.renew, self.pace.renewal_s),
-            self._loop("recovery", self.recovery.once, self.pace.recovery_s),
+            self._loop("watchdog", self._beat, self.pace.beat_s),
+            self._loop("recovery", self._recover, self.pace.recovery_s),
             self._loop("purge", self._purge, limits.PURGE_PERIOD_S),
         ]
+        await self._beat()
         for loop in self._loops:
             await loop.start()
 
@@ -154,6 +157,14 @@ class TransactionEngine:
             for name, registered in self.participants.items()
             if registered.publishes
         }
+
+    async def _beat(self) -> None:
+        await self.ownership.beat(self.pace.beat_s)
+
+    async def _recover(self) -> None:
+        """Finish what others left, unless this process cannot know whether it is one of those itself."""
+        if self.ownership.holds:
+            await self.recovery.once()
 
     async def _purge(self) -> None:
         """Forget what nobody asks for any more: in the journal, and the markers of branches at their participants."""

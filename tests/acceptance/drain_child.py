@@ -8,11 +8,9 @@ import itertools
 import os
 import sys
 
-from coordinator import CoordinatorError, InDoubt, Settings
+from coordinator import CoordinatorError, InDoubt
 from examples.social_post.promises import POLICIES, RECIPES
 from examples.social_post.service import coordinator_of, create_post
-
-SETTINGS = Settings(recovery_s=0.3, lease_s=10.0)
 
 
 async def write_for_ever(coordinator, name: str) -> None:
@@ -34,7 +32,7 @@ async def write_for_ever(coordinator, name: str) -> None:
 async def main(name: str, workers: int) -> None:
     """Write until SIGTERM. Nothing of ours handles it: the coordinator's block ends."""
     database, brokers = os.environ["COORDINATOR_POSTGRES_URL"], os.environ["COORDINATOR_KAFKA_BOOTSTRAP"]
-    coordinator = coordinator_of(database, brokers, SETTINGS, drain_on_sigterm=True)
+    coordinator = coordinator_of(database, brokers, drain_on_sigterm=True)
     async with coordinator, asyncio.TaskGroup() as group:
         for worker in range(workers):
             group.create_task(write_for_ever(coordinator, f"{name}-{worker}"))

@@ -23,6 +23,7 @@ from coordinator.engine.recovery import Recovery
 from coordinator.engine.run import Registered
 from coordinator.engine.service import TransactionEngine
 from coordinator.engine.sweep import PresumeAbort, Sweep
+from coordinator.engine.watchdog import Watchdog
 from coordinator.errors import CoordinatorError, InDoubt
 from coordinator.faults.points import install
 from coordinator.journal.memory import (
@@ -291,7 +292,9 @@ class Process:
         self.world, self.name = world, name
         self.journal = MemoryJournal(world.memory)
         clock = world.clock
-        self.ownership = Ownership(owners=MemoryOwners(self.journal, owner_id=name, lease_s=LEASE_S), clock=clock)
+        watchdog = Watchdog(clock=clock)
+        owners = MemoryOwners(self.journal, owner_id=name, lease_s=LEASE_S)
+        self.ownership = Ownership(owners=owners, clock=clock, watchdog=watchdog)
         ids = MemoryTransactionalIds(self.journal, prefix="test")
         self.broker = MemoryBroker(world.topics, prepares=world.case.prepares)
         self.broker.name, self.broker.ids = BranchName("events"), ids
@@ -318,7 +321,7 @@ class Process:
         self.finisher = Finisher(
             participants=participants, journal=self.journal, alerts=alerts, clock=clock, relays=NoRelays()
         )
-        self.driver = Driver(performer=performer, finisher=self.finisher)
+        self.driver = Driver(performer=performer, finisher=self.finisher, watchdog=watchdog)
         sweep = Sweep(
             participants=participants,
             journal=self.journal,
