@@ -4,12 +4,14 @@ An alert is raised once per transaction and kind, whoever sees it and however of
 resolves it with a reason. What people did is kept in the audit, which is only ever added to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from coordinator.errors import Refused
 from coordinator.protocol.model import Ending, Gid, Transaction
+from coordinator.records import Alert
 
 
 class AlertKind(StrEnum):
@@ -26,6 +28,29 @@ class AlertKind(StrEnum):
 
 HEURISTIC_OUTCOMES = frozenset({AlertKind.HEURISTIC, AlertKind.HAZARD, AlertKind.LOST_BY_FAILOVER})
 """The promise was broken from outside: such a transaction's record is never forgotten, also when it is resolved."""
+
+
+class Alerts(Protocol):
+    """Where operators are told, and where it is kept what they said."""
+
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
+        """Exactly one alert per *gid* and *kind*, ever: also when it was resolved."""
+        ...
+
+    async def open_alerts(self) -> Sequence[Alert]:
+        """Those that nobody has resolved, the oldest first."""
+        ...
+
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+        """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit.
+
+        Raises `Refused` without a name or a reason; so does `audit`.
+        """
+        ...
+
+    async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
+        """Keep what an operator did, and why. There is no way to change it afterwards."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +105,13 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
 
 def of_outcome(transaction: Transaction) -> AlertKind:
     """The one alert that a finished heuristic *transaction* deserves: the worst of what became of its branches."""
-    endings = transaction.endings.values()
-    if Ending.LOST in endings:
-        return AlertKind.LOST_BY_FAILOVER
-    return AlertKind.HAZARD if Ending.HAZARD in endings else AlertKind.HEURISTIC
+    kinds = {of_ending(ending) for ending in transaction.endings.values()}
+    return next((kind for kind in (AlertKind.LOST_BY_FAILOVER, AlertKind.HAZARD) if kind in kinds), AlertKind.HEURISTIC)
+
+
+def of_ending(ending: Ending) -> AlertKind:
+    """The alert about a branch that ended so, and not as was decided."""
+    return {Ending.LOST: AlertKind.LOST_BY_FAILOVER, Ending.HAZARD: AlertKind.HAZARD}.get(ending, AlertKind.HEURISTIC)
 
 
 def refuse_anonymous(gid: Gid, by: str, reason: str) -> None:

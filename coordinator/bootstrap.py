@@ -15,6 +15,7 @@ from coordinator import limits
 from coordinator.client import Client, TransactionBlock
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.driver import Driver
+from coordinator.engine.failover import Failover
 from coordinator.engine.finisher import Finisher
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import Performer
@@ -270,6 +271,7 @@ class Coordinator:
             ownership=ownership,
             driver=driver,
             sweep=sweep,
+            failover=Failover(participants=participants, journal=stores.journal, alerts=stores.alerts),
         )
         return TransactionEngine(
             participants=participants,

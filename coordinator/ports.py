@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from coordinator.alerts import AlertKind as AlertKind
+from coordinator.alerts import Alerts as Alerts
 from coordinator.protocol.model import (
     BranchName,
     Ending,
@@ -81,6 +82,14 @@ class Journal(Protocol):
 
     async def look_up(self, gid: Gid) -> Record | None:
         """The row about *gid*, finished or not; None where there is none."""
+        ...
+
+    async def commits_elsewhere(self, branch: BranchName, history: Evidence, *, within_s: float) -> Mapping[Gid, bool]:
+        """Commits of the last *within_s* seconds whose *branch* was prepared in another history; whether finished."""
+        ...
+
+    async def note_ending(self, gid: Gid, branch: BranchName, ending: Ending) -> None:
+        """Correct how a branch of a finished transaction ended: it was found to be otherwise afterwards."""
         ...
 
     async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
@@ -250,6 +259,22 @@ class HoldsOutbox(Protocol):
 
 
 @runtime_checkable
+class FollowsHistory(Protocol):
+    """A participant whose server may be replaced by another that knows less (a standby that was promoted)."""
+
+    async def history(self) -> Evidence:
+        """What names the history that it follows now, as its branches' evidence has it; empty where nobody may read it.
+
+        Raises `Unavailable` while it follows none.
+        """
+        ...
+
+    async def lost(self, history: Evidence, gids: Sequence[Gid]) -> Sequence[Gid]:
+        """Those whose branch is neither committed nor prepared. Raises `Unavailable` in another *history*."""
+        ...
+
+
+@runtime_checkable
 class LeavesMarkers(Protocol):
     """A participant whose branches leave rows behind that tell how they ended."""
 
@@ -370,27 +395,4 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        ...
-
-
-class Alerts(Protocol):
-    """Where operators are told, and where it is kept what they said."""
-
-    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
-        """Exactly one alert per *gid* and *kind*, ever: also when it was resolved."""
-        ...
-
-    async def open_alerts(self) -> Sequence[Alert]:
-        """Those that nobody has resolved, the oldest first."""
-        ...
-
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
-        """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit.
-
-        Raises `Refused` without a name or a reason; so does `audit`.
-        """
-        ...
-
-    async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
-        """Keep what an operator did, and why. There is no way to change it afterwards."""
         ...

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from coordinator.alerts import AlertKind
 from coordinator.engine.driver import Driver
+from coordinator.engine.failover import Failover
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, resume
@@ -36,10 +37,11 @@ class Recovery:
     ownership: Ownership
     driver: Driver
     sweep: Sweep
+    failover: Failover
     recovered: int = 0
 
     async def once(self) -> None:
-        """Take over from dead owners, drive their transactions, settle their ids, sweep the participants."""
+        """Take over from dead owners, drive their transactions, settle their ids, and look at the participants."""
         dead = await self.ownership.owners.take_over(self.ownership.lease)
         adopted = await self.journal.adopt({*self.driver.runs, *self.driver.finisher.pending})
         for found in adopted:
@@ -50,6 +52,7 @@ class Recovery:
                 self._drive(found)
         for owner in dead:
             await self._settle_ids(owner)
+        await self.failover.once()
         await self.sweep.once(busy=self.driver.driving.keys())
 
     def _drive(self, found: Adopted) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from coordinator import limits
+from coordinator.alerts import of_ending
 from coordinator.engine.driver import Driver
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, resume
 from coordinator.errors import CoordinatorError
 from coordinator.gids import issued_at
 from coordinator.ports import AlertKind, Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
-from coordinator.protocol.model import Branch, BranchName, Gid, Recipe, Role
+from coordinator.protocol.model import NO_EVIDENCE, Branch, BranchName, Ending, Gid, Prepared, Recipe, Role
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Sweep:
         record = await self.journal.look_up(gid)
         if record is not None:
             if record.adoptions <= limits.ADOPTIONS_MAX:  # Or else it is set aside, and recovery sees to it.
-                await self._obey(participant, doubtful, record.standing)
+                await self._obey(participant, record)
         elif await self._presumable(doubtful):
             record = _presumed_abort(doubtful)
             stands = await self.journal.decide(record)
@@ -79,16 +80,23 @@ class Sweep:
                 self.presumed += 1
                 self.driver.start(resume(record))
             else:
-                await self._obey(participant, doubtful, stands)
+                await self._look_at(participant, doubtful)
 
-    async def _obey(self, participant: Participant, doubtful: Doubtful, stands: Standing) -> None:
-        match stands:
+    async def _obey(self, participant: Participant, record: Record) -> None:
+        """Do as was decided, also where it had been done: a failover brings back what was committed as prepared."""
+        name = participant.name
+        prepared = Prepared(gid=record.gid, branch=name, evidence=record.evidence.get(name, NO_EVIDENCE))
+        match record.standing:
             case Standing.COMMIT:
-                await participant.commit(doubtful.prepared)
+                ending, wanted = await participant.commit(prepared), Ending.COMMITTED
             case Standing.ABORT:
-                await participant.abort(doubtful.prepared)
+                ending, wanted = await participant.abort(prepared), Ending.ABORTED
             case Standing.INTENT | Standing.PARKED:
                 return  # Its owner, or whoever adopts it, is told by the last resource or by an operator.
+        if ending is not wanted:
+            detail = f"decided {record.standing}: {name} {ending}"
+            await self.alerts.raise_alert(record.gid, of_ending(ending), detail)
+            await self.journal.note_ending(record.gid, name, ending)
 
     async def _presumable(self, doubtful: Doubtful) -> bool:
         prepared, now_s = doubtful.prepared, self.clock.monotonic_s()

@@ -14,7 +14,7 @@ from coordinator.alerts import HEURISTIC_OUTCOMES, refuse_anonymous
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.ports import Adopted, Alert, AlertKind, Lease, Message, Record, Standing
-from coordinator.protocol.model import BranchName, Ending, Gid, Outcome
+from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Outcome, Role, Vote
 
 
 @dataclass(slots=True)
@@ -170,6 +170,25 @@ class MemoryJournal:
             if (record.name, record.key) == (name, key) and record.standing is not Standing.ABORT:
                 return record
         return None
+
+    async def commits_elsewhere(self, branch: BranchName, history: Evidence, *, within_s: float) -> Mapping[Gid, bool]:
+        """Recent commits whose *branch* was prepared in another history."""
+        return {
+            gid: row.done
+            for gid, row in self.world.rows.items()
+            if row.record.standing is Standing.COMMIT
+            and (not row.done or row.created_s + within_s > self.world.now_s())
+            and branch in row.record.branches
+            and row.record.branches[branch].role is Role.PREPARED
+            and row.record.votes.get(branch) is Vote.YES
+            and not history.items() <= row.record.evidence.get(branch, {}).items()
+        }
+
+    async def note_ending(self, gid: Gid, branch: BranchName, ending: Ending) -> None:
+        """Correct how a branch of a finished transaction ended."""
+        row = self.world.rows.get(gid)
+        if row is not None and row.done:
+            row.endings = {**row.endings, branch: ending}
 
     async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
         """Keep for people what an owed call was last answered."""

@@ -19,7 +19,7 @@ from coordinator.journal.group_commit import GroupCommit
 from coordinator.journal.rows import branches_json, record_of
 from coordinator.outbox_rows import outbox_columns
 from coordinator.ports import Adopted, Lease, Message, Record, Standing
-from coordinator.protocol.model import BranchName, Ending, Gid, Outcome
+from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Outcome, Role, Vote
 from coordinator.schema import apply, queries
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
@@ -123,6 +123,18 @@ class PostgresJournal:
         """The row of the transaction with this idempotency key."""
         row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up_key"], name, key))
         return None if row is None else record_of(row)
+
+    async def commits_elsewhere(self, branch: BranchName, history: Evidence, *, within_s: float) -> Mapping[Gid, bool]:
+        """Recent commits whose *branch* was prepared in another history. See `ports.Journal`."""
+        prepared = {"name": branch, "role": Role.PREPARED, "vote": Vote.YES}
+        here = {"name": branch, "evidence": dict(history)}
+        arguments = (json.dumps([prepared]), json.dumps([here]), within_s)
+        rows = await self.questions.run(lambda connection: connection.fetch(SQL["commits_elsewhere"], *arguments))
+        return {Gid(row["gid"]): row["done"] for row in rows}
+
+    async def note_ending(self, gid: Gid, branch: BranchName, ending: Ending) -> None:
+        """Correct how a branch of a finished transaction ended."""
+        await self.questions.run(lambda connection: connection.execute(SQL["note_ending"], gid, branch, ending))
 
     async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
         """Keep for people what an owed call was last answered. See `ports.Journal`."""

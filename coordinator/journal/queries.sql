@@ -116,6 +116,17 @@ SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimit
 SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimity.decisions
 WHERE name = $1 AND idempotency_key = $2 AND standing <> 'abort';
 
+-- commits_elsewhere --
+-- Recent commits with a branch that voted ($1: its name and vote), but not in this history ($2: its name and evidence).
+SELECT gid, done_at IS NOT NULL AS done FROM unanimity.decisions
+WHERE standing = 'commit' AND (done_at IS NULL OR done_at > now() - make_interval(secs => $3))
+  AND branches @> $1::jsonb AND NOT branches @> $2::jsonb;
+
+-- note_ending --
+-- A branch of a finished transaction was found to have ended otherwise.
+UPDATE unanimity.decisions SET endings = coalesce(endings, '{}') || jsonb_build_object($2::text, $3::text)
+WHERE gid = $1 AND done_at IS NOT NULL;
+
 -- note_attempt --
 -- What an owed call was last answered, and how often it was tried.
 INSERT INTO unanimity.attempts (gid, branch, action, tried, answer, owner) VALUES ($1, $2, $3, $4, $5, $6)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import asyncpg
 
 from coordinator import limits
+from participants.postgres.history import History, history_of
 
 if TYPE_CHECKING:
     _AsyncpgConnection = asyncpg.Connection[Any]
@@ -34,7 +35,8 @@ class Connection(_AsyncpgConnection):
         super().__init__(*arguments, **options)
         self.ended_by_hand = False
         self.backend: Backend | None = None
-        """Known to every connection of a pool that was opened with `introduce`."""
+        """Known to every connection of a pool that was opened with `introduce`, as is its server's history."""
+        self.history = History()
 
     async def begin_branch(self, command: str) -> None:
         """Open the transaction that is a branch, by `literals.begin_transaction`."""
@@ -55,9 +57,11 @@ class Connection(_AsyncpgConnection):
 
 
 async def introduce(connection: "asyncpg.Connection[Any]") -> None:
-    """Learn which backend serves *connection*; once, when its pool makes it."""
+    """Learn which backend of which history serves *connection*; once, when its pool makes it."""
+    ours = cast("Connection", connection)
     started_at = await connection.fetchval("SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())")
-    cast("Connection", connection).backend = Backend(pid=connection.get_server_pid(), started_at=started_at)
+    ours.backend = Backend(pid=connection.get_server_pid(), started_at=started_at)
+    ours.history = await history_of(connection)
 
 
 def backend_of(connection: Connection) -> Backend:

@@ -138,6 +138,11 @@ class Connections:
         finally:
             await self._release(connection)
 
+    async def expire(self) -> None:
+        """Every connection that was made before now is closed instead of being used again."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
+
     async def end_backend(self, backend: Backend) -> None:
         """End *backend*, and return when it is gone. Raises `Unavailable` or `InDoubt` while it may be there."""
 

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-
 from coordinator.errors import Misconfigured
 from coordinator.protocol.model import BranchName
 from coordinator.schema import queries
 from participants.postgres.connection import Connection
 from participants.postgres.connections import Connections
+from participants.postgres.history import history_of
 from participants.postgres.slots import Slots
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
@@ -20,12 +19,11 @@ _VERSION_MIN = 140_000  # pg_terminate_backend with a timeout.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """*system* and *timeline* name one history of one server; they are empty where the role may not read them."""
+    """*system* is the server's identifier; empty where the role may not read it."""
 
     database: int
     slots: int
     system: str = ""
-    timeline: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +42,8 @@ async def examine(connection: Connection, name: BranchName) -> Server:
     problem = _problem(row, connection.get_server_pid())
     if problem:
         raise Misconfigured(f"{name} {problem}", participant=name)
-    try:
-        history: Any = await connection.fetchrow(SQL["history"])
-    except asyncpg.InsufficientPrivilegeError:
-        return Server(database=row["database"], slots=row["slots"])  # The markers still tell how branches ended.
-    return Server(database=row["database"], slots=row["slots"], system=history["system"], timeline=history["timeline"])
+    history = await history_of(connection)
+    return Server(database=row["database"], slots=row["slots"], system=history.system)
 
 
 def _problem(row: Any, server_pid: int) -> str:

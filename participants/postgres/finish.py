@@ -4,15 +4,16 @@ PostgreSQL says "does not exist" of a prepared transaction that was committed, o
 that never was. So the branch left a marker, and its transaction's id was recorded, before it was prepared.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 
 from coordinator.errors import InDoubt, Misconfigured, Unavailable
 from coordinator.faults.points import boundary
-from coordinator.protocol.model import Ending, Gid, Prepared
+from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared
 from participants.postgres.connection import Backend, Connection
 from participants.postgres.database import SQL, Database
+from participants.postgres.history import history_in, history_of
 from participants.postgres.literals import commit_prepared, prepared_id, rollback_prepared
 
 
@@ -44,6 +45,8 @@ async def _finish(database: Database, point: str, command: str, prepared: Prepar
             await connection.execute(command)
         except asyncpg.UndefinedObjectError:
             return False
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            raise Unavailable(f"{database.name} is a standby now: {error}", participant=database.name) from error
         except asyncpg.ObjectNotInPrerequisiteStateError as error:
             raise Unavailable(f"{prepared.gid} is being finished by another process: {error}") from error
         except (asyncpg.FeatureNotSupportedError, asyncpg.InsufficientPrivilegeError) as error:
@@ -55,46 +58,68 @@ async def _finish(database: Database, point: str, command: str, prepared: Prepar
         return True
 
     there = await boundary(point, lambda: database.connections.ask(carry_out), gid=prepared.gid, branch=prepared.branch)
-    ending = wanted if there else await _how_it_ended(database, prepared)
+    ending = wanted if there else await _how_it_ended(database, prepared, wanted)
     database.slots.leave(prepared.gid)
     return ending
 
 
-async def _how_it_ended(database: Database, prepared: Prepared) -> Ending:
-    identifier = prepared_id(prepared.gid, prepared.branch)
+async def lost(database: Database, history: Evidence, gids: Sequence[Gid]) -> Sequence[Gid]:
+    """Those that are neither committed nor prepared in *history*. See `ports.FollowsHistory`."""
 
-    async def look(connection: Connection) -> Any:
-        return await connection.fetchrow(SQL["outcome"], prepared.gid, prepared.branch, identifier)
+    async def look(connection: Connection) -> Sequence[Gid]:
+        if (await history_of(connection)).evidence != history:
+            raise Unavailable(f"{database.name} follows another history by now", participant=database.name)
+        found = await _found(connection, database.name, gids)
+        return [gid for gid in gids if gid not in found]
 
-    row = await boundary("pg.outcome", lambda: database.connections.ask(look), gid=prepared.gid, branch=prepared.branch)
-    if row["marked"]:
-        return Ending.COMMITTED
-    if row["prepared"]:
-        raise InDoubt(f"{identifier} is prepared after all; ask again", gid=prepared.gid)
-    if not prepared.evidence:
-        return Ending.ABORTED  # It never voted, so nobody ever decided to commit it.
-    return await _by_transaction_id(database, prepared)
+    return await boundary("pg.outcome", lambda: database.connections.ask(look), branch=database.name)
 
 
-async def _by_transaction_id(database: Database, prepared: Prepared) -> Ending:
+async def _found(connection: Connection, branch: BranchName, gids: Sequence[Gid]) -> Mapping[Gid, Ending | None]:
+    """Of each branch that left something: COMMITTED by its marker, or None while it is prepared.
+
+    In this order: a branch that is committed between the two questions has left its marker by the second.
+    """
+    by_id = {prepared_id(gid, branch): gid for gid in gids}
+    prepared = await connection.fetch(SQL["prepared"], list(by_id))
+    marked = await connection.fetch(SQL["marked"], branch, list(gids))
+    return {by_id[row["gid"]]: None for row in prepared} | {Gid(row["gid"]): Ending.COMMITTED for row in marked}
+
+
+async def _how_it_ended(database: Database, prepared: Prepared, wanted: Ending) -> Ending:
+    gid, branch, evidence = prepared.gid, prepared.branch, prepared.evidence
+
+    async def look(connection: Connection) -> Ending:
+        found = await _found(connection, branch, [gid])
+        if gid in found:
+            if ending := found[gid]:
+                return ending
+            raise InDoubt(f"{gid} is prepared in {branch} after all; ask again", gid=gid)
+        if not evidence:
+            return Ending.ABORTED  # It never voted, so nobody ever decided to commit it.
+        here, there = await history_of(connection), history_in(evidence)
+        if not here.known or not there.known:
+            return Ending.HAZARD  # We may not read the histories, so nobody can tell what an id means.
+        if here != there:
+            # The marker would say that it was committed, here or before this history began.
+            return Ending.LOST if wanted is Ending.COMMITTED else Ending.ABORTED
+        return await _by_transaction_id(connection, prepared)
+
+    return await boundary("pg.outcome", lambda: database.connections.ask(look), gid=gid, branch=branch)
+
+
+async def _by_transaction_id(connection: Connection, prepared: Prepared) -> Ending:
     """The status of the transaction's id, which means something in the history that it was given in, and only there."""
-    evidence = prepared.evidence
-
-    async def look(connection: Connection) -> str | None:
-        try:
-            status: str | None = await connection.fetchval(
-                SQL["status"], evidence.get("xid"), evidence.get("system"), evidence.get("timeline")
-            )
-        except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError):
-            return None  # We may not read the history; or the id lies in its future, so it is not the same one.
-        return status
-
-    match await database.connections.ask(look):
+    try:
+        status = await connection.fetchval(SQL["status"], prepared.evidence.get("xid"))
+    except asyncpg.InvalidParameterValueError:
+        return Ending.HAZARD  # The id lies in the future, so it is not the same history.
+    match status:
         case "committed":
             return Ending.COMMITTED
         case "aborted":
             return Ending.ABORTED
         case "in progress":
-            raise InDoubt(f"{prepared.gid} is still under way in {database.name}; ask again", gid=prepared.gid)
+            raise InDoubt(f"{prepared.gid} is still under way in {prepared.branch}; ask again", gid=prepared.gid)
         case _:
             return Ending.HAZARD

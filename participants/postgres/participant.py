@@ -1,5 +1,6 @@
 """PostgreSQL as a participant: business transactions that commit with a decision, or are prepared and obey one."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,19 @@ from coordinator.errors import Misconfigured, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.outbox_rows import outbox_columns
 from coordinator.ports import Ability, Doubtful, Message, Session
-from coordinator.protocol.model import BranchName, Ending, Gid, Prepared, Recipe, Role
+from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Role
 from coordinator.protocol.recipes import database_role
 from coordinator.schema import apply
 from participants.postgres import finish, probe
 from participants.postgres.connections import Connections
 from participants.postgres.database import SQL, Database, examine
 from participants.postgres.errors import LOST, refusal
+from participants.postgres.history import History, history_of
 from participants.postgres.literals import parse
 from participants.postgres.session import PostgresSession
 from participants.postgres.slots import Slots
+
+logger = logging.getLogger(__name__)
 
 
 class Postgres:
@@ -41,6 +45,7 @@ class Postgres:
         self._pool_size = pool
         self._options = {**({} if reset else {"reset": _keep}), **(connect_options or {})}
         self._database: Database | None = None
+        self._history = History()
 
     async def open(self) -> frozenset[Ability]:
         """Connect, create what is missing, and look at the settings. See `ports.Participant`."""
@@ -104,6 +109,24 @@ class Postgres:
     async def abort(self, prepared: Prepared) -> Ending:
         """Roll a branch back, prepared or not; the truth about how it ended."""
         return await finish.abort(self.database, prepared)
+
+    async def history(self) -> Evidence:
+        """Which history of which server is followed now. See `ports.FollowsHistory`.
+
+        Where it has changed, connections that were made before are not used again: they may see the former one.
+        """
+        database = self.database
+        found = await database.connections.ask(history_of)
+        if found != self._history:
+            if self._history.known:
+                logger.warning("%s has failed over: %s, formerly %s", self.name, found, self._history)
+                await database.connections.expire()
+            self._history = found
+        return found.evidence
+
+    async def lost(self, history: Evidence, gids: Sequence[Gid]) -> Sequence[Gid]:
+        """Those whose branch is neither committed nor prepared here."""
+        return await finish.lost(self.database, history, gids)
 
     async def in_doubt(self) -> Sequence[Doubtful]:
         """Our prepared transactions in this database, and nobody else's."""

@@ -8,12 +8,6 @@ SELECT
     pg_is_in_recovery() AS standby,
     pg_backend_pid() AS backend;
 
--- history --
--- Which history of which server transaction ids belong to.
-SELECT
-    (SELECT system_identifier::text FROM pg_control_system()) AS system,
-    (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline;
-
 -- mark --
 -- Leave the branch's marker, if it has written anything yet (a trigger's writes count): then it has a transaction id.
 -- `same_block`: whether this is still the transaction that was begun for this gid.
@@ -27,17 +21,17 @@ SELECT
     pg_current_xact_id_if_assigned()::text AS xid,
     coalesce(current_setting('unanimity.gid', true), '') = $1 AS same_block;
 
--- outcome --
--- What is left of a branch that could not be finished: its marker, or after all itself.
-SELECT
-    EXISTS (SELECT FROM unanimity.branches WHERE gid = $1 AND branch = $2) AS marked,
-    EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $3 AND database = current_database()) AS prepared;
+-- prepared --
+-- Those of ours that are still prepared here.
+SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND gid = ANY($1::text[]);
+
+-- marked --
+-- Those whose marker is visible: committed. Asked after `prepared`: a branch that is committed between the two has one.
+SELECT gid FROM unanimity.branches WHERE branch = $1 AND gid = ANY($2::text[]);
 
 -- status --
--- The status of a transaction's id; null in another history and for an id that is too old.
-SELECT pg_xact_status($1::text::xid8)
-WHERE $2 = (SELECT system_identifier::text FROM pg_control_system())
-  AND $3 = (SELECT timeline_id FROM pg_control_checkpoint());
+-- The status of a transaction's id in this history; null for an id that is too old.
+SELECT pg_xact_status($1::text::xid8);
 
 -- scan --
 -- Prepared transactions in this database, with their ages by this server's clock.

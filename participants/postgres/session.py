@@ -81,9 +81,9 @@ class PostgresSession:
         except asyncpg.PostgresError as error:
             await self.discard()
             raise refusal(error, self._branch) from error
+        history = connection.history.evidence
         await self._prepare(connection, until_s)
-        server = self._database.server
-        return Vote.YES, {"xid": marked["xid"], "system": server.system, "timeline": server.timeline}
+        return Vote.YES, {"xid": marked["xid"], **history}
 
     async def discard(self) -> None:
         """Roll back. Where a PREPARE may still be under way, its backend is ended first, and then what it left.

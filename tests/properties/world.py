@@ -16,6 +16,7 @@ from typing import Any
 from coordinator.client import Client
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.driver import Driver
+from coordinator.engine.failover import Failover
 from coordinator.engine.finisher import Finisher
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import Performer
@@ -337,6 +338,7 @@ class Process:
             ownership=self.ownership,
             driver=self.driver,
             sweep=sweep,
+            failover=Failover(participants=participants, journal=self.journal, alerts=alerts),
         )
         engine = TransactionEngine(
             participants=participants,

@@ -19,6 +19,11 @@ def by_hand(command, branch):
     return command(prepared_id(branch.gid, branch.branch))
 
 
+def evident(branch, **changes):
+    """The branch with other evidence."""
+    return Prepared(gid=branch.gid, branch=branch.branch, evidence={**branch.evidence, **changes})
+
+
 async def test_committed_is_told_by_the_marker(participant, look):
     """The branch's own row is visible, so it was committed, whatever is asked for now."""
     branch = await prepared(participant)
@@ -45,25 +50,31 @@ async def test_rolled_back_is_told_by_the_transaction_id(participant, look):
     assert await participant.abort(branch) is Ending.ABORTED
 
 
-@pytest.mark.parametrize(
-    "evidence",
-    [{"timeline": 7}, {"system": "1"}, {"xid": str(2**40)}],
-    ids=["another timeline", "another server", "an id that was never given"],
-)
-async def test_nobody_guesses_where_neither_can_tell(participant, look, evidence):
-    """In another history an id means another transaction: the ending is a hazard, for an operator."""
+async def test_nobody_guesses_where_neither_can_tell(participant, look):
+    """An id that was never given, as far as this server knows: the ending is a hazard, for an operator."""
     branch = await prepared(participant)
     await look(by_hand(rollback_prepared, branch))
-    elsewhere = Prepared(gid=branch.gid, branch=branch.branch, evidence={**branch.evidence, **evidence})
-    assert await participant.commit(elsewhere) is Ending.HAZARD
+    assert await participant.commit(evident(branch, xid=str(2**40))) is Ending.HAZARD
+
+
+@pytest.mark.parametrize("elsewhere", [{"timeline": 7}, {"system": "1"}], ids=["another timeline", "another server"])
+async def test_what_is_no_part_of_this_history_was_lost_to_it(participant, look, elsewhere):
+    """There its id means another transaction, but its marker would say that it was committed."""
+    branch = evident(await prepared(participant), **elsewhere)
+    await look(by_hand(rollback_prepared, branch))
+    assert await participant.commit(branch) is Ending.LOST
+    assert await participant.abort(branch) is Ending.ABORTED
+    committed = evident(await prepared(participant), **elsewhere)
+    await look(by_hand(commit_prepared, committed))
+    assert await participant.commit(committed) is Ending.COMMITTED
+    assert await participant.abort(committed) is Ending.COMMITTED
 
 
 async def test_a_transaction_that_is_still_under_way_is_asked_for_again(participant):
     """Its PREPARE may yet arrive: neither commit nor abort is the truth."""
     session = await begin(participant)
     xid = await session.connection.fetchval("SELECT pg_current_xact_id()::text")
-    server = participant.database.server
-    evidence = {"xid": xid, "system": server.system, "timeline": server.timeline}
+    evidence = {"xid": xid, **await participant.history()}
     with pytest.raises(InDoubt):
         await participant.commit(Prepared(gid=session.gid, branch=participant.name, evidence=evidence))
     await session.discard()
