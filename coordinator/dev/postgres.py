@@ -18,7 +18,7 @@ import asyncpg
 
 from coordinator.dev.downloads import say
 from coordinator.dev.processes import Process, failed_to_start, free_port
-from coordinator.errors import Misconfigured
+from coordinator.errors import Misconfigured, Unavailable
 
 SETTINGS: Mapping[str, str] = {
     "max_prepared_transactions": "200",
@@ -83,6 +83,27 @@ class LocalPostgres:
             ends_on=signal.SIGINT,  # A fast shutdown: SIGTERM would wait for every client to leave.
         )
         await self._answers()
+
+    async def follow(self, primary: str) -> None:
+        """Be an asynchronous standby of the server at *primary* from now on. Only before the first start."""
+        programs, user = binaries(), _unprivileged_user()
+        data = self.directory / "data"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = [str(programs / "pg_basebackup"), "-D", str(data), "-d", primary, "-R", "-c", "fast", "--no-sync"]
+        copying = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, said = await copying.communicate()
+        if copying.returncode != 0:
+            raise Unavailable(f"pg_basebackup failed: {said.decode().strip()}")
+        _hand_to(user, data)
+        await self.start()
+
+    async def promote(self) -> None:
+        """Stop following, and be a primary with a history of its own."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.fetchval("SELECT pg_promote()")
+        finally:
+            await connection.close()
 
     async def stop(self) -> None:
         """Stop cleanly (a fast shutdown). Idempotent."""

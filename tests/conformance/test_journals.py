@@ -1,6 +1,7 @@
 """One suite for every journal: the one in memory and the one in PostgreSQL. Expectations are written by hand."""
 
 import asyncio
+import json
 
 import asyncpg
 import pytest
@@ -68,6 +69,9 @@ class MemoryPlace:
     async def audit(self):
         return self.world.audit
 
+    async def endings(self, made):
+        return self.world.rows[made.gid].endings
+
     async def age(self, seconds):
         self.now_s += seconds
 
@@ -111,6 +115,10 @@ class PostgresPlace:
     async def attempts(self):
         rows = await self._fetch("SELECT gid, branch, action, tried, answer FROM unanimity.attempts")
         return {(gid, branch, action): (tried, answer) for gid, branch, action, tried, answer in rows}
+
+    async def endings(self, made):
+        rows = await self._fetch("SELECT gid, endings FROM unanimity.decisions")
+        return json.loads({row["gid"]: row["endings"] for row in rows}[made.gid] or "{}")
 
     async def age(self, seconds):
         await self._execute(
@@ -457,3 +465,28 @@ async def test_an_alert_is_raised_once_and_resolved_once_with_a_name_and_a_reaso
         ("ann", "resolve alert", made.gid, "refunded by hand", "heuristic"),
         ("ann", "resolve", made.gid, "ops-1", "commit"),
     ]
+
+
+async def test_commits_of_another_history_are_found_and_how_they_ended_is_corrected(place, a):
+    """By the evidence of the branch that was prepared there; not an abort, and not a branch that only read."""
+    from dataclasses import replace
+
+    def prepared(timeline, **changes):
+        evidence = {DB: {"xid": "7", "system": "s", "timeline": timeline}}
+        return replace(record(), evidence=evidence, **changes)
+
+    here, done, owed = prepared(2), prepared(1), prepared(1)
+    aborted = prepared(1, standing=Standing.ABORT)
+    reading = prepared(1, votes={DB: Vote.READ_ONLY})
+    for made in (here, done, owed, aborted, reading):
+        await a.journal.decide(made)
+    for made in (here, done):
+        await a.journal.finish(made.gid, Outcome.COMMIT, {DB: Ending.COMMITTED})
+    history = {"system": "s", "timeline": 2}
+    assert await a.journal.commits_elsewhere(DB, history, within_s=60) == {done.gid: True, owed.gid: False}
+    assert await a.journal.commits_elsewhere(DB, history, within_s=-1) == {owed.gid: False}
+    assert await a.journal.commits_elsewhere(EVENTS, history, within_s=60) == {}
+    for made in (done, owed):
+        await a.journal.note_ending(made.gid, DB, Ending.LOST)
+    assert await place.endings(done) == {DB: Ending.LOST}
+    assert await place.endings(owed) == {}

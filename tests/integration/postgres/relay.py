@@ -7,7 +7,7 @@ class Relay:
     """Forwards to 127.0.0.1:*port*. A connection that sends a given text is disturbed from then on."""
 
     def __init__(self, port: int) -> None:
-        self._server_port = port
+        self._server_port: int | None = port
         self._server: asyncio.Server | None = None
         self._passing = asyncio.Event()
         self._passing.set()
@@ -22,6 +22,13 @@ class Relay:
         """Where clients connect to."""
         assert self._server is not None
         return self._server.sockets[0].getsockname()[1]
+
+    async def lead_to(self, port: int | None) -> None:
+        """From now on connect to another server, or to none; connections to the former one are cut."""
+        self._server_port = port
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def hold(self, text: bytes) -> None:
         """What is sent with *text* in it waits for `release`, and what the same connection sends after it."""
@@ -54,7 +61,11 @@ class Relay:
             task.cancel()
 
     async def _serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port or 0)
+        except OSError:
+            client_writer.close()
+            return
         deaf = asyncio.Event()
         for pump in (self._up(client_reader, server_writer, deaf), self._down(server_reader, client_writer, deaf)):
             task = asyncio.create_task(pump)
