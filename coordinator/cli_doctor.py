@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,7 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from coordinator import cli_output as out
 from coordinator import doctor as examination
+from coordinator.operating.parties import bootstrap_of
+from coordinator.settings import ParticipantSettings
 
 
 def doctor(
@@ -21,13 +25,16 @@ def doctor(
 ) -> None:
     """Look at every setting that a promise rests on, and at what the servers can do.
 
-    Exits with 0 when all is well, 1 when there are notes, 2 when a promise would be broken. Example:
+    Without either option it looks at the participants of coordinator.toml (or COORDINATOR_PARTICIPANTS), with what lets
+    us in there. Exits with 0 when all is well, 1 when there are notes, 2 when a promise would be broken. Example:
 
         coordinator doctor --postgres postgresql://localhost/app --kafka localhost:9092
     """
-    if not postgres and not kafka:
+    given = [("postgres", postgres)] * bool(postgres) + [("kafka", f"kafka://{kafka}")] * bool(kafka)
+    parties = out.participants([f"{name}={url}" for name, url in given])
+    if not parties:
         raise typer.BadParameter("give --postgres, --kafka, or both", param_hint="--postgres/--kafka")
-    findings = asyncio.run(_examine(postgres, kafka))
+    findings = asyncio.run(_examine(parties.values()))
     if output == "json":
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -42,6 +49,13 @@ def doctor(
     raise typer.Exit(examination.worst(findings))
 
 
-async def _examine(postgres: str, kafka: str) -> list[examination.Finding]:
-    findings = await examination.examine_postgres(postgres) if postgres else []
-    return findings + (await examination.examine_kafka(kafka) if kafka else [])
+async def _examine(parties: Iterable[ParticipantSettings]) -> list[examination.Finding]:
+    findings = []
+    for party in parties:
+        url, options = party.url.get_secret_value(), party.options
+        if url.startswith("kafka://"):
+            secrets = {name: value.get_secret_value() for name, value in options.items()}
+            findings += await examination.examine_kafka(bootstrap_of(url), secrets)
+        else:
+            findings += await examination.examine_postgres(url)
+    return findings

@@ -1,6 +1,6 @@
 """What would break a promise: every setting that one rests on, looked at, each with its remedy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -45,13 +45,14 @@ async def examine_postgres(url: str) -> list[Finding]:
         await connection.close()
 
 
-async def examine_kafka(bootstrap: str) -> list[Finding]:
-    """The abilities and settings of a cluster, as the promises need them."""
+async def examine_kafka(bootstrap: str, options: Mapping[str, str] | None = None) -> list[Finding]:
+    """The abilities and settings of a cluster, as the promises need them. *options*: as `KafkaSecurity` has them."""
     from coordinator.errors import CoordinatorError
     from participants.kafka.cluster import Cluster
     from participants.kafka.connection import Security
 
-    cluster = Cluster(bootstrap, Security())
+    security = Security(**(options or {}))  # type: ignore[arg-type]  # Names and values are the operator's own.
+    cluster = Cluster(bootstrap, security)
     try:
         highest = await cluster.check()
     except CoordinatorError as failure:
@@ -59,7 +60,10 @@ async def examine_kafka(bootstrap: str) -> list[Finding]:
     finally:
         cluster.close()
     findings = [Finding("kafka", "transactions v2 (KIP-890)", "served", Verdict.OK)]
-    settings = await _broker_settings(bootstrap)
+    settings = await _broker_settings(bootstrap, security.options())
+    if not settings:
+        remedy = "grant DescribeConfigs on the cluster"
+        return [*findings, Finding("kafka", "settings of the brokers", "cannot be read", Verdict.NOTE, remedy)]
     allowed = settings.get("transaction.two.phase.commit.enable") == "true"
     if highest >= 6 and allowed:
         findings.append(Finding("kafka", "prepared branches (KIP-939)", "served: recipe two-phase", Verdict.OK))
@@ -117,15 +121,15 @@ async def _orphans(connection: Any) -> Finding:
     return Finding("postgres", "old prepared transactions", str(count), Verdict.NOTE if count else Verdict.OK, remedy)
 
 
-async def _broker_settings(bootstrap: str) -> dict[str, str]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def _broker_settings(bootstrap: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Of one of the brokers; nothing where we may not see them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **options)
     try:
         await admin.start()
         brokers = (await admin.describe_cluster())["brokers"]
         resource = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
         (answer,) = await admin.describe_configs([resource])
-        settings = {entry[0]: entry[1] for entry in answer.resources[0][4]}
-        return settings | {"(brokers)": str(len(brokers))}
+        return {entry[0]: entry[1] for entry in answer.resources[0][4]}
     except (KafkaError, OSError, IndexError):
         return {}
     finally:

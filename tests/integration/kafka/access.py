@@ -6,9 +6,9 @@ from typing import ClassVar
 from participants.kafka.cluster import Cluster
 from participants.kafka.wire import Reader, Writer
 
-TOPIC, TRANSACTIONAL_ID = 2, 5
+TOPIC, CLUSTER, TRANSACTIONAL_ID = 2, 4, 5
 LITERAL, PREFIXED = 3, 4
-ALL, READ, WRITE, DESCRIBE = 2, 3, 4, 8
+ALL, READ, WRITE, DESCRIBE, DESCRIBE_CONFIGS, TWO_PHASE_COMMIT = 2, 3, 4, 8, 10, 15
 _ALLOW = 3
 
 
