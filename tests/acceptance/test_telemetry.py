@@ -1,6 +1,9 @@
 """One trace from the caller to the consumer, and every metric, on real servers; what is exported stays in memory."""
 
 import asyncio
+import os
+import secrets
+import sys
 import textwrap
 from collections import defaultdict
 from contextlib import asynccontextmanager
@@ -201,6 +204,40 @@ async def test_another_process_links_what_it_finishes_to_the_first_span(
     assert recovered.attributes["unanimity.outcome"] == "committed"
     assert_child(other.span("commit events"), recovered)
     del b
+
+
+async def test_what_a_killed_process_left_is_linked_to_the_trace_of_its_caller(
+    database, connection, kafka, topic, seen
+):
+    """Killed after the decision: its own spans are lost with it, and the journal's word leads to the caller's trace."""
+    caller = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    script = f"""
+import asyncio
+from opentelemetry.sdk.trace import TracerProvider
+from tests.acceptance.test_telemetry import Kafka, Postgres, Coordinator, write
+from coordinator.telemetry import configured
+from coordinator.telemetry.context import context_in
+from opentelemetry.context import attach
+
+async def main():
+    attach(context_in([("traceparent", b"{caller}")]))
+    participants = {{"db": Postgres({database!r}), "events": Kafka({kafka.bootstrap!r})}}
+    async with Coordinator(
+        journal={database!r}, participants=participants, telemetry=configured(TracerProvider())
+    ) as coordinator:
+        await write(coordinator, {topic!r})
+
+asyncio.run(main())
+"""
+    environment = {**os.environ, "COORDINATOR_FAULTS": "kafka.end.commit:before=crash", "COORDINATOR_LEASE_S": "1"}
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env=environment, cwd=ROOT)
+    assert await child.wait() == -9
+    async with coordinator_of(database, kafka, seen):
+        (recovered,) = await seen.ended("recover create-post")
+        await handle(connection, await consume(kafka, topic), seen)
+    (link,) = recovered.links
+    assert f"{link.context.trace_id:032x}" == caller.split("-")[1]
+    assert f"{seen.span(f'process {topic}').context.trace_id:032x}" == caller.split("-")[1]
 
 
 async def test_every_metric_is_seen_with_a_value(database, connection, kafka, topic, seen):
