@@ -12,7 +12,7 @@ from coordinator.engine.run import Run
 from coordinator.engine.sweep import Sweep
 from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.journal.memory import MemoryJournal, MemoryTransactionalIds, _Row
-from coordinator.ports import OwnsIds, Standing
+from coordinator.ports import OwnsIds
 from coordinator.protocol import two_phase
 from coordinator.protocol.ballot import Tally
 from coordinator.protocol.events import Decided
@@ -197,9 +197,9 @@ def abort_before_written(patch: pytest.MonkeyPatch) -> None:
     async def hasty(self, participant, doubtful):
         record = await self.journal.look_up(doubtful.prepared.gid)
         if record is not None:
-            await self._obey(participant, doubtful, record.standing)
+            await self._obey(participant, record)
         elif await self._presumable(doubtful):
-            await self._obey(participant, doubtful, Standing.ABORT)
+            await participant.abort(doubtful.prepared)
 
     patch.setattr(Sweep, "_look_at", hasty)
 
