@@ -39,7 +39,7 @@ async def examine_postgres(url: str) -> list[Finding]:
     except (OSError, TimeoutError, asyncpg.PostgresError) as failure:
         return [Finding("postgres", "connection", repr(failure), Verdict.BROKEN, "check the URL, and that it runs")]
     try:
-        looks = (_slots, _fsync, _synchronous, _standby, _orphans)
+        looks = (_slots, _fsync, _synchronous, _timeouts, _standby, _orphans)
         return [await look(connection) for look in looks]
     finally:
         await connection.close()
@@ -95,13 +95,26 @@ async def _fsync(connection: Any) -> Finding:
 
 async def _synchronous(connection: Any) -> Finding:
     value = await connection.fetchval("SHOW synchronous_commit")
-    standbys = await connection.fetchval("SHOW synchronous_standby_names")
+    names = await connection.fetchval("SHOW synchronous_standby_names")
+    standbys = int(await connection.fetchval("SELECT count(*) FROM pg_stat_replication"))
+    found = f"{value}, {standbys} standbys, synchronous: {names or 'none'}"
     if value == "off":
-        return Finding("postgres", "synchronous_commit", value, Verdict.BROKEN, "a decision must be durable: set it on")
-    note = "" if standbys else "without a synchronous standby a failover may lose decisions and prepared branches"
-    return Finding(
-        "postgres", "synchronous_commit", f"{value}, standbys {standbys!r}", Verdict.NOTE if note else Verdict.OK, note
-    )
+        return Finding("postgres", "synchronous_commit", found, Verdict.BROKEN, "a decision must be durable: set it on")
+    remedy = ""
+    if value not in ("on", "remote_apply"):
+        remedy = "set it on: a standby that has not flushed them may lose decisions and prepared branches at a failover"
+    elif standbys and not names:
+        remedy = "set synchronous_standby_names: a failover to these standbys may lose decisions and prepared branches"
+    return Finding("postgres", "synchronous_commit", found, Verdict.NOTE if remedy else Verdict.OK, remedy)
+
+
+async def _timeouts(connection: Any) -> Finding:
+    name = "prepared_orphaned_transaction_timeout"
+    value = await connection.fetchval("SELECT current_setting($1, true)", name)
+    harmless = value is None or value == "0"
+    remedy = "" if harmless else "set it to 0: a server that rolls prepared transactions back by itself breaks promises"
+    found = "unknown to this server" if value is None else value
+    return Finding("postgres", name, found, Verdict.OK if harmless else Verdict.BROKEN, remedy)
 
 
 async def _standby(connection: Any) -> Finding:

@@ -55,4 +55,6 @@ def _problem(row: Any, server_pid: int) -> str:
         return "is reached through a pooler, where a late PREPARE cannot be stopped: give the server's own URL"
     if row["synchronous_commit"] == "off":
         return "acknowledges commits that are not durable: set synchronous_commit = on for this role"
+    if row["ends_prepared_after"] != "0":
+        return "rolls prepared transactions back by itself: set prepared_orphaned_transaction_timeout = 0"
     return ""

@@ -5,6 +5,7 @@ SELECT
     current_setting('server_version_num')::int AS version,
     current_setting('max_prepared_transactions')::int AS slots,
     current_setting('synchronous_commit') AS synchronous_commit,
+    coalesce(current_setting('prepared_orphaned_transaction_timeout', true), '0') AS ends_prepared_after,
     pg_is_in_recovery() AS standby,
     pg_backend_pid() AS backend;
 

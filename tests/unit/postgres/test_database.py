@@ -11,6 +11,7 @@ GOOD = {
     "version": 180_000,
     "slots": 10,
     "synchronous_commit": "on",
+    "ends_prepared_after": "0",
     "standby": False,
     "backend": 7,
 }
@@ -19,6 +20,7 @@ PROBLEMS = {
     "a pooler, whose pids are its own": ({"backend": 8}, "pooler"),
     "a server that is too old": ({"version": 130_000}, "PostgreSQL 14"),
     "commits that are not durable": ({"synchronous_commit": "off"}, "synchronous_commit"),
+    "a server that breaks promises": ({"ends_prepared_after": "10min"}, "prepared_orphaned_transaction_timeout = 0"),
 }
 
 
