@@ -82,13 +82,15 @@ class Relay:
         self._flights: set[asyncio.Task[None]] = set()
         self._busy: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._failed = False
+        self._failed = self._stopping = False
         self._undeleted: list[int] = []
         """Rows that the broker has, and whose deletion had no answer: they are deleted before anything else is sent."""
 
     async def start(self) -> None:
         """Create what is missing, claim shards, and begin. Returns when it is at work."""
-        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3, **self._options)
+        # A connection may hear nothing any more without anybody closing it: no statement waits for longer than this.
+        options = {"command_timeout": limits.PARTICIPANT_CALL_S, **self._options}
+        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3, **options)
         async with self._connection() as connection:
             await apply(connection, "outbox", "relay")
             await connection.execute(SQL["shards"], limits.OUTBOX_SHARDS)
@@ -101,6 +103,7 @@ class Relay:
     async def stop(self) -> None:
         """Let what is in flight land, give the shards back, and end. Idempotent, bounded in time."""
         tasks, self._tasks = self._tasks, []
+        self._stopping = True
         for task in tasks:
             task.cancel()
         if tasks:
@@ -283,7 +286,7 @@ class Relay:
             logger.warning("the relay could not give its shards back, their leases have to expire: %r", failure)
 
     async def _for_ever(self, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
+        while not self._stopping:  # A connection that cannot be given back raises its own error, and not the cancel.
             try:
                 await work()
             except (*_LOST, CoordinatorError) as failure:
