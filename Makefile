@@ -4,9 +4,10 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINUTES ?= 10
 export COORDINATOR_CACHE_DIR ?= $(CURDIR)/.cache
 
-.PHONY: help demo test check docs bench dev clean
+.PHONY: help demo test check docs soak bench dev clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +32,9 @@ docs: $(READY) ## Build the pages and the API reference; a warning is an error
 
 bench: $(READY) java ## Measure everything that is promised about speed, beside its peers (12 minutes; ARGUMENTS=--help)
 	$(BIN)/python -m tests.benchmarks $(ARGUMENTS)
+
+soak: $(READY) java ## Load, while everything breaks, for MINUTES (10); then every promise is checked
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 dev: $(READY) java ## Start a PostgreSQL and a Kafka to develop against (stop them: .venv/bin/coordinator dev down)
 	$(BIN)/coordinator dev up
