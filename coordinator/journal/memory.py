@@ -228,9 +228,11 @@ class MemoryJournal:
     def _refuse_conflict(self, record: Record) -> None:
         if record.gid in self.world.rows:
             raise Refused(f"{record.gid} was decided already: {self.world.rows[record.gid].record.standing}")
+        if record.key is None:
+            return
         for row in self.world.rows.values():
             taken = (row.record.name, row.record.key) == (record.name, record.key)
-            if record.key is not None and taken and row.record.standing is not Standing.ABORT:
+            if taken and row.record.standing is not Standing.ABORT:
                 raise KeyReused(f"{record.name!r} with key {record.key!r} was committed by another transaction")
 
     def _resigned(self, row: _Row) -> bool:

@@ -124,6 +124,8 @@ class Connection:
 
     def __init__(self, address: Address, security: Security, *, timeout_s: float = limits.PARTICIPANT_CALL_S) -> None:
         self.address = address
+        self.in_flight = 0
+        """Requests without an answer yet. A broker works on one request per connection at a time."""
         self._connection = AIOKafkaConnection(
             *address,
             client_id=CLIENT_ID,
@@ -149,12 +151,15 @@ class Connection:
 
     async def ask(self, request: Request, decode: Callable[[bytes], Answer]) -> Answer:
         """Send *request* and decode its answer. Raises `Disconnected` when no answer came: it may have been done."""
+        self.in_flight += 1
         try:
             return decode(await self._connection.send(_Raw(request)))
         except (KafkaError, MalformedResponse, OSError, TimeoutError) as failure:
             self.close()
             where = f"{self.address[0]}:{self.address[1]}"
             raise Disconnected(f"{type(request).__name__} to {where} has no answer: {failure!r}") from failure
+        finally:
+            self.in_flight -= 1
 
     def close(self) -> None:
         """Close it, and fail what is in flight. Idempotent."""

@@ -1,4 +1,6 @@
-"""The connections of one database: those that branches write through, and those that questions are asked on.
+"""The connections of one database: those that branches write through, and a pool that questions are asked on.
+
+A block does as it likes with the session of its branch, so questions never share one with it.
 
 It promises that a connection whose last answer never came is not used again, and that its backend is ended: until then
 it may hold locks, and a statement of it may still be carried out.
@@ -15,15 +17,16 @@ from coordinator import limits
 from coordinator.errors import CoordinatorError, InDoubt, Misconfigured, Overloaded, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.protocol.model import BranchName, Gid
-from participants.postgres.connection import Backend, Connection, abandon, backend_of, introduce, is_lost
+from participants.postgres.connection import Backend, Connection, abandon, backend_of, introduce
 from participants.postgres.errors import LOST, refusal, unknown
+from participants.postgres.idle import IdleConnections
 from participants.postgres.literals import begin_transaction
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
-# Beside the branches: second phases, sweeps, outbox rows, and the ending of backends.
-_FOR_QUESTIONS = 4
+# Beside the branches: second phases, sweeps, outbox rows, and the ending of backends. One for three branches, and four.
+_BRANCHES_PER_QUESTION, _QUESTIONS_MIN = 3, 4
 # A server that is cut off from us learns of it in half a minute, and then lets go of what our sessions locked.
 _SETTINGS = {
     "application_name": "unanimity",
@@ -35,28 +38,29 @@ _END_BACKEND = "SELECT pg_terminate_backend(pid, $3) FROM pg_stat_activity WHERE
 
 
 class Connections:
-    """A pool with room for *size* open branches."""
+    """Room for *size* open branches. *resets*: whether what a block did to its session is undone."""
 
-    def __init__(self, name: BranchName, url: str, *, size: int, options: Mapping[str, Any]) -> None:
-        self._name, self._url, self._size, self._options = name, url, size, dict(options)
-        self._pool: asyncpg.Pool[Any] | None = None
+    def __init__(self, name: BranchName, url: str, *, size: int, resets: bool, options: Mapping[str, Any]) -> None:
+        self._name, self._url, self._size, self._resets = name, url, size, resets
+        self._options = {**options, "server_settings": {**_SETTINGS, **options.get("server_settings", {})}}
+        self._questions: asyncpg.Pool[Any] | None = None
+        self._idle = IdleConnections()
         self._room = asyncio.Semaphore(size)
         self._background: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable`, or `Misconfigured` where the server knows us or the database not."""
-        settings = {**_SETTINGS, **self._options.pop("server_settings", {})}
         try:
-            self._pool = await asyncpg.create_pool(
+            self._questions = await asyncpg.create_pool(
                 self._url,
-                min_size=2,
-                max_size=self._size + _FOR_QUESTIONS,
+                min_size=1,
+                max_size=max(_QUESTIONS_MIN, self._size // _BRANCHES_PER_QUESTION),
                 timeout=limits.PARTICIPANT_CALL_S,
                 connection_class=Connection,
-                init=introduce,
-                server_settings=settings,
+                reset=_nothing,  # Only our own statements run there.
                 **self._options,
             )
+            self._idle.put(await self._connect())
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise Misconfigured(f"{self._name} refuses us: {error}", participant=self._name) from error
         except (*LOST, asyncpg.PostgresError) as error:
@@ -68,7 +72,8 @@ class Connections:
             _, unfinished = await asyncio.wait(self._background, timeout=limits.PARTICIPANT_CALL_S / 2)
             for task in unfinished:
                 task.cancel()
-        pool, self._pool = self._pool, None
+        await self._idle.close()
+        pool, self._questions = self._questions, None
         if pool is not None:
             try:
                 async with asyncio.timeout(limits.PARTICIPANT_CALL_S / 2):
@@ -81,7 +86,7 @@ class Connections:
         command = begin_transaction(gid)
         await self._enter()
         try:
-            connection = await self._acquire()
+            connection = self._idle.take() or await self._connected()
         except BaseException:
             self._room.release()
             raise
@@ -106,15 +111,15 @@ class Connections:
             raise Overloaded(f"{self._name} has {self._size} open transactions", participant=self._name) from error
 
     def take_back(self, connection: Connection) -> None:
-        """A branch's connection is idle again; off everybody's critical path, since its reset costs a round trip."""
-        if not is_lost(connection):
-            connection.leave_branch()
-        self._in_background(self._release(connection)).add_done_callback(lambda _: self._room.release())
+        """A branch's connection is idle again."""
+        connection.leave_branch()
+        self._idle.put(connection)
+        self._room.release()
 
     def give_up(self, connection: Connection, backend: Backend) -> None:
         """A branch's connection is in an unknown state: close it, and end its backend as soon as that is possible."""
         abandon(connection)
-        self._in_background(self._release(connection)).add_done_callback(lambda _: self._room.release())
+        self._room.release()
         self._in_background(self._end_backend_for_certain(backend))
 
     async def ask(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
@@ -140,8 +145,9 @@ class Connections:
 
     async def expire(self) -> None:
         """Every connection that was made before now is closed instead of being used again."""
-        if self._pool is not None:
-            await self._pool.expire_connections()
+        self._idle.expire()
+        if self._questions is not None:
+            await self._questions.expire_connections()
 
     async def end_backend(self, backend: Backend) -> None:
         """End *backend*, and return when it is gone. Raises `Unavailable` or `InDoubt` while it may be there."""
@@ -160,7 +166,7 @@ class Connections:
     async def _end_backend_for_certain(self, backend: Backend) -> None:
         """Until it is gone: what waits for its locks, or for the outcome of its COMMIT, cannot go on before."""
         pause_s = limits.FINISH_BACKOFF_S
-        while self._pool is not None:
+        while self._questions is not None:
             try:
                 await self.end_backend(backend)
             except (Unavailable, InDoubt):
@@ -172,22 +178,45 @@ class Connections:
             else:
                 return
 
+    async def _connected(self) -> Connection:
+        if self._questions is None:
+            raise Unavailable(f"{self._name} is closed", participant=self._name)
+        try:
+            return await self._connect()
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise self._no_answer(error) from error
+
+    async def _connect(self) -> Connection:
+        generation = self._idle.generation
+        connection = cast(
+            "Connection",
+            await asyncpg.connect(
+                self._url, timeout=limits.PARTICIPANT_CALL_S, connection_class=Connection, **self._options
+            ),
+        )
+        connection.resets, connection.generation = self._resets, generation
+        try:
+            await introduce(connection)
+        except BaseException:
+            abandon(connection)
+            raise
+        return connection
+
     async def _acquire(self) -> Connection:
-        if self._pool is None:
+        if self._questions is None:
             raise Unavailable(f"{self._name} is closed", participant=self._name)
         try:
             # The pool's proxy passes everything on to the connection.
-            return cast("Connection", await self._pool.acquire(timeout=limits.PARTICIPANT_CALL_S))
+            return cast("Connection", await self._questions.acquire(timeout=limits.PARTICIPANT_CALL_S))
         except (*LOST, asyncpg.PostgresError) as error:
             raise self._no_answer(error) from error
 
     async def _release(self, connection: Connection) -> None:
-        """Back to the pool, which closes what it cannot reset."""
         try:
-            if self._pool is not None:
-                await self._pool.release(cast("Any", connection), timeout=limits.PARTICIPANT_CALL_S)
+            if self._questions is not None:
+                await self._questions.release(cast("Any", connection), timeout=limits.PARTICIPANT_CALL_S)
         except (*LOST, asyncpg.PostgresError) as error:
-            logger.debug("%s: a connection was closed instead of being reset: %r", self._name, error)
+            logger.debug("%s: a connection was closed: %r", self._name, error)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -197,3 +226,7 @@ class Connections:
 
     def _no_answer(self, error: BaseException) -> Unavailable:
         return Unavailable(f"{self._name} does not answer: {error!r}", participant=self._name)
+
+
+async def _nothing(connection: object) -> None:
+    """What is to be undone after a question of our own."""

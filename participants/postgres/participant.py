@@ -32,7 +32,7 @@ class Postgres:
     *url*: its connection URL; it must lead to the server itself, not to a pooler. *pool*: how many transactions may be
     open at once. *connect_options*: passed on to asyncpg (`ssl`, `server_settings`, ...).
     *reset*: undo what a block did to its session (SET, session advisory locks, cursors) before the connection is used
-    again. It costs a statement per transaction, off the caller's path. Without it a block must be as careful as behind
+    again. It rides with the next BEGIN. Without it a block must be as careful as behind
     PgBouncer: SET LOCAL, and transaction-level locks.
     """
 
@@ -43,13 +43,14 @@ class Postgres:
         self.url = url
         self.prefix = "unan"
         self._pool_size = pool
-        self._options = {**({} if reset else {"reset": _keep}), **(connect_options or {})}
+        self._resets = reset
+        self._options = dict(connect_options or {})
         self._database: Database | None = None
         self._history = History()
 
     async def open(self) -> frozenset[Ability]:
         """Connect, create what is missing, and look at the settings. See `ports.Participant`."""
-        connections = Connections(self.name, self.url, size=self._pool_size, options=self._options)
+        connections = Connections(self.name, self.url, size=self._pool_size, resets=self._resets, options=self._options)
         await connections.open()
         try:
             server = await connections.ask(lambda connection: examine(connection, self.name))
@@ -75,7 +76,7 @@ class Postgres:
     @property
     def connect_options(self) -> Mapping[str, Any]:
         """What else connects to this database (a relay) passes on to asyncpg as well."""
-        return {name: value for name, value in self._options.items() if name != "reset"}
+        return self._options
 
     @property
     def database(self) -> Database:
@@ -181,7 +182,3 @@ class Postgres:
         arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
         done = await self.database.connections.ask(lambda connection: connection.execute(SQL["purge"], *arguments))
         return int(done.split()[-1])
-
-
-async def _keep(connection: object) -> None:
-    """Keep the session as the block left it."""

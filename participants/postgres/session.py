@@ -16,7 +16,7 @@ from coordinator.errors import CoordinatorError, Refused, Unavailable, VotedNo
 from coordinator.faults.points import boundary
 from coordinator.ports import Journal, Message, Record
 from coordinator.protocol.model import NO_EVIDENCE, BranchName, Evidence, Gid, Vote
-from participants.postgres.connection import Connection, backend_of, is_lost
+from participants.postgres.connection import BorrowedConnection, Connection, backend_of, is_lost
 from participants.postgres.database import SQL, Database
 from participants.postgres.errors import LOST, refusal, unknown
 from participants.postgres.finish import stop_late_prepare
@@ -31,13 +31,18 @@ class PostgresSession:
         self._database = database
         self._branch = database.name
         self._connection: Connection | None = connection
+        self._lent = BorrowedConnection(connection)
         self._backend = backend_of(connection)
         self._unanswered = False
         """A PREPARE was sent and its answer never came: it may still arrive."""
 
     @property
-    def connection(self) -> Connection:
-        """The asyncpg connection, inside the open transaction."""
+    def connection(self) -> BorrowedConnection:
+        """The asyncpg connection, inside the open transaction and no longer."""
+        return self._lent
+
+    @property
+    def _open_connection(self) -> Connection:
         if self._connection is None:
             raise Refused(f"{self._branch} of {self.gid} has ended: its connection is not to be used any more")
         return self._connection
@@ -46,7 +51,7 @@ class PostgresSession:
         self, journal: Journal, record: Record, messages: Sequence[Message], *, ready: frozenset[BranchName]
     ) -> None:
         """Commit the business rows with the decision. See `ports.DecidingSession`."""
-        connection = self.connection
+        connection = self._open_connection
         try:
             self._refuse_if_ended_by_hand(connection)
             async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
@@ -64,7 +69,7 @@ class PostgresSession:
 
     async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:
         """Prepare the transaction. See `ports.Session`."""
-        connection, until_s = self.connection, time.monotonic() + timeout_s
+        connection, until_s = self._open_connection, time.monotonic() + timeout_s
         try:
             self._refuse_if_ended_by_hand(connection)
             marked: Any = await connection.fetchrow(SQL["mark"], self.gid, self._branch, timeout=timeout_s)
@@ -175,11 +180,13 @@ class PostgresSession:
 
     def _release(self) -> None:
         connection, self._connection = self._connection, None
+        self._lent.take_away()
         if connection is not None:
             self._database.connections.take_back(connection)
 
     def _give_up(self) -> None:
         connection, self._connection = self._connection, None
+        self._lent.take_away()
         if connection is not None:
             self._database.connections.give_up(connection, self._backend)
         if not self._unanswered:

@@ -44,8 +44,7 @@ async def stage(private_postgres, kafka, create_topic, monkeypatch):
         return await ask(self, request, decode)
 
     monkeypatch.setattr(Connection, "ask", counting)
-    # A session's reset comes after the caller was answered, and is not part of what it waits for.
-    participants = {"db": Postgres(server.url, reset=False), "events": Kafka(kafka.bootstrap)}
+    participants = {"db": Postgres(server.url), "events": Kafka(kafka.bootstrap)}
     async with Coordinator(journal=server.url, participants=participants) as coordinator:
         connection = await asyncpg.connect(server.url)
         await connection.execute("CREATE TABLE budget (body text)")

@@ -174,3 +174,39 @@ async def test_a_caller_that_is_cancelled_leaves_no_half_used_connection(open_pa
     await nothing_is_open(look)
     assert (await look(ROWS), await look(PREPARED_NOW)) == (0, 0)
     await participant.commit(await prepared(participant))
+
+
+async def test_a_session_is_as_new_for_the_next_block_whatever_the_last_one_did(participant):
+    """A SET and a session's lock are undone with the next BEGIN, and stay undone where that one rolls back."""
+    session = await participant.begin(fresh_gid(), recipe=Recipe.COMMIT_RECORD)
+    first = await session.connection.fetchval("SELECT pg_backend_pid()")
+    await session.connection.execute("SET work_mem = '1MB'; SELECT pg_advisory_lock(4711)")
+    await commit_with(session)
+    for _ in range(2):
+        session = await participant.begin(fresh_gid(), recipe=Recipe.COMMIT_RECORD)
+        # Before any query of the block: its own first statement takes the snapshot.
+        await session.connection.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        assert await session.connection.fetchval("SELECT pg_backend_pid()") == first
+        assert await session.connection.fetchval("SHOW work_mem") == "4MB"
+        assert await session.connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        await session.discard()
+
+
+async def test_what_a_block_left_in_an_idle_session_is_not_held_for_long(participant):
+    """Nobody begins on it, and its lock is let go of all the same."""
+    session = await participant.begin(fresh_gid(), recipe=Recipe.COMMIT_RECORD)
+    await session.connection.execute("SELECT pg_advisory_lock(4712)")
+    await commit_with(session)
+    other = await asyncpg.connect(participant.url)
+    async with asyncio.timeout(5):
+        await other.execute("SELECT pg_advisory_lock(4712)")
+    await other.close()
+
+
+async def test_a_connection_that_was_kept_beyond_its_block_is_refused(participant):
+    """It may be another transaction's by now."""
+    session = await participant.begin(fresh_gid(), recipe=Recipe.COMMIT_RECORD)
+    kept = session.connection
+    await commit_with(session)
+    with pytest.raises(asyncpg.InterfaceError, match="the transaction of this connection has ended"):
+        await kept.execute("INSERT INTO business VALUES (3)")
