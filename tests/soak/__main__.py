@@ -11,14 +11,20 @@ import random
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 
+import asyncpg
+from aiokafka.errors import KafkaError
+
+from coordinator import CoordinatorError
 from tests.soak.checker import Violation, check
 from tests.soak.evidence import Observations
 from tests.soak.report import report, vacuous
 from tests.soak.soak import NotGoing, Options, started
 
 CLEAN, VIOLATED, VACUOUS, BROKEN = 0, 1, 2, 3
+NOT_JUDGED = (NotGoing, CoordinatorError, KafkaError, asyncpg.PostgresError, OSError, TimeoutError)
 EXPLANATION = """
 Workers write rows and messages with every recipe and policy, through coordinators of their own. Meanwhile they are
 killed, frozen and cut off, brokers and the database are killed, frozen and restarted, by a plan that the seed decides.
@@ -44,6 +50,9 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=3, help="Kafka brokers (default: 3)")
     parser.add_argument("--rate", type=float, default=40.0, help="transactions a second, of all workers (default: 40)")
     parser.add_argument("--rest", type=float, default=2.0, help="seconds of peace between two injuries (default: 2)")
+    parser.add_argument(
+        "--faults", default="", help="faults in the workers: '*:reply_lost=1%%error;*:late=1%%delay(300)'"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the servers' data, logs and histories")
     parser.add_argument("--judge", type=Path, metavar="FILE", help="judge what an earlier soak observed; run nothing")
     return parser.parse_args(arguments)
@@ -53,7 +62,9 @@ def main(arguments: list[str]) -> int:
     """Soak, report, and say by the exit status how it went."""
     given = options_of(arguments)
     if given.judge is not None:
-        return _conclude(Observations.load(given.judge), json.loads(_facts(given.judge).read_text()))
+        return _conclude(
+            Observations.load(given.judge), json.loads(_facts(given.judge).read_text()), given.judge.parent
+        )
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10_000)
     options = Options(
         minutes=given.minutes,
@@ -62,6 +73,7 @@ def main(arguments: list[str]) -> int:
         brokers=given.brokers,
         transactions_per_s=given.rate,
         rest_s=given.rest,
+        faults=given.faults,
     )
     directory = Path(".dev").resolve() / f"soak-{seed}"
     shutil.rmtree(directory, ignore_errors=True)
@@ -72,15 +84,19 @@ def main(arguments: list[str]) -> int:
         print(f"{time.monotonic() - began_s:7.1f} s  {text}", flush=True)
 
     tell(f"seed {seed}: what is observed is kept in {directory}")
+    judged = None
     try:
-        observations, facts = asyncio.run(_soak(options, directory, tell))
-    except NotGoing as failure:
-        print(f"the soak could not be judged: {failure}", file=sys.stderr)
+        judged = asyncio.run(_soak(options, directory, tell))
+    except* NOT_JUDGED as failures:
+        traceback.print_exception(failures)
+    if judged is None:
+        print(f"the soak could not be judged; logs are in {directory}", file=sys.stderr)
         return BROKEN
+    observations, facts = judged
     path = directory / "observations.json"
     observations.save(path)
     _facts(path).write_text(json.dumps(facts))
-    status = _conclude(observations, facts)
+    status = _conclude(observations, facts, directory)
     if status == CLEAN and not given.keep:
         for part in ("postgres", "kafka", "workers"):
             shutil.rmtree(directory / part, ignore_errors=True)
@@ -102,9 +118,11 @@ def _facts(observations: Path) -> Path:
     return observations.with_name("facts.json")
 
 
-def _conclude(observations: Observations, facts: dict) -> int:
+def _conclude(observations: Observations, facts: dict, directory: Path) -> int:
     violations: list[Violation] = check(observations)
-    print("\n" + report(observations, violations, facts))
+    page = report(observations, violations, facts)
+    print("\n" + page)
+    (directory / "report.txt").write_text(page + "\n")
     if violations:
         return VIOLATED
     return VACUOUS if vacuous(observations) else CLEAN

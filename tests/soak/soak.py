@@ -42,6 +42,8 @@ class Options:
     transactions_per_s: float = 40.0
     rest_s: float = 2.0
     """The mean peace between two injuries of one stream."""
+    faults: str = ""
+    """Faults that every worker arms at its own boundaries, as `COORDINATOR_FAULTS` has them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,6 +166,7 @@ async def started(options: Options, directory: Path, tell: Callable[[str], None]
             count=options.workers,
             seed=options.seed,
             transactions_per_s=options.transactions_per_s,
+            faults=options.faults,
         )
         workers.directory.mkdir(parents=True)
         async with workers:

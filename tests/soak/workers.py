@@ -1,6 +1,7 @@
 """The workers, as their parent sees them: started, watched, started again when they died, frozen, and ended."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordinator.dev.processes import Process
+from coordinator.faults.injectors import FAULTS_VARIABLE
 from tests.integration.postgres.relay import Relay
 from tests.soak.worker import Orders, idle_mark
 
@@ -43,6 +45,8 @@ class Workers:
     count: int
     seed: int
     transactions_per_s: float
+    faults: str = ""
+    """What the workers arm inside themselves, as `COORDINATOR_FAULTS` has it."""
     lanes: int = 6
     members: list[Worker] = field(default_factory=list)
     deaths: int = 0
@@ -89,7 +93,8 @@ class Workers:
             transactions_per_s=self.transactions_per_s / self.count,
         ).save(path)
         command = [sys.executable, "-m", "tests.soak.worker", str(path)]
-        worker.process = Process.start(command, log=path.with_suffix(".log"))
+        environment = {**os.environ, FAULTS_VARIABLE: self.faults}
+        worker.process = Process.start(command, log=path.with_suffix(".log"), environment=environment)
 
     def signal(self, worker: Worker, number: int) -> None:
         """Send a signal to the worker's process, if there is one."""
