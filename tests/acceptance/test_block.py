@@ -22,7 +22,7 @@ from coordinator import (
 from coordinator.faults.history import read
 from coordinator.protocol.model import BranchName
 from participants import Kafka, MemoryBroker, MemoryDatabase, Postgres
-from tests.benchmarks.kafka_only import count
+from tests.acceptance.reading import count
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from coordinator.protocol import two_phase
 from coordinator.protocol.model import Ending
 from participants import Kafka, Postgres
 from participants.kafka import outcome
-from tests.benchmarks.kafka_only import count
+from tests.acceptance.reading import count
 
 SETTINGS = Settings(
     lease_s=120, recovery_s=3600, presume_abort_after_s=0.01, presume_abort_looks_apart_s=0.0, settle_within_s=3
