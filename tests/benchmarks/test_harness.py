@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+from xml.etree import ElementTree
 
 import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from tests.benchmarks.__main__ import measure, parts_of, steps
+from tests.benchmarks.growth import CURVES, drawings
+from tests.benchmarks.growth import markdown as growth_markdown
 from tests.benchmarks.measure import Book, Ratio, percentile, summarised, there_and_back
+from tests.benchmarks.plots import chart
 from tests.benchmarks.ratios import CONCURRENCY, MORE, RATIOS
 from tests.benchmarks.readback import Seen, Wrong, check, number_of, value_of
 from tests.benchmarks.report import between_markers, markdown, report
@@ -122,6 +126,37 @@ def test_a_page_is_changed_between_its_markers_only(name):
     assert all(f"`{name}" in changed for name in NAMES)
     with pytest.raises(ValueError, match="0 places"):
         between_markers("nothing", name, body)
+
+
+def test_charts_show_every_point_in_its_order():
+    """Well-formed, a circle for each point, greater is higher, and every line is named."""
+    lines = {
+        "ours": [(1, 10.0, 9.0, 12.0), (8, 40.0, 30.0, 50.0)],
+        "a & b": [(1, 20.0, 19.0, 21.0), (8, 5.0, 4.0, 6.0)],
+    }
+    drawn = ElementTree.fromstring(chart("Title", "x", "y", lines))
+    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in drawn.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(circles) == 4
+    assert circles[0][0] < circles[1][0]
+    assert circles[0][1] > circles[1][1]
+    assert circles[2][1] < circles[3][1]
+    assert {"ours", "a & b", "Title"} <= {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_the_charts_of_the_page_are_drawn_from_what_was_measured():
+    """All of them, and the page's table with them."""
+    one = {"median": 2.0, "min": 1.0, "max": 3.0}
+    points = {
+        f"{curve.name}/{side}/{x}": {"rate": one, "p50_ms": one, "cpu_us": one}
+        for curve in CURVES
+        for side in curve.sides
+        for x in curve.shapes
+    }
+    data = {"points": points, "machine": {"cores": 2}, "rounds": 3, "date": "2026-11-24T16:00:00"}
+    page = growth_markdown(data)
+    for name, svg in drawings(data).items():
+        ElementTree.fromstring(svg)
+        assert f"(plots/{name})" in page
 
 
 @pytest.mark.parametrize(
