@@ -295,13 +295,7 @@ class Coordinator:
         """Keep the gauges current, where somebody reads them."""
         if telemetry is None or telemetry.measures is None:
             return
-        observation = Observation(
-            measures=telemetry.measures,
-            participants=engine.participants,
-            breakers=engine.driver.performer.breakers,
-            sweep=engine.recovery.sweep,
-            relays=relays,
-        )
+        observation = Observation(measures=telemetry.measures, engine=engine, relays=relays)
         loop = Periodic(
             name="observation",
             round_=observation.once,

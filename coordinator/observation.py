@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from coordinator.engine.breakers import Breakers
-from coordinator.engine.run import Participants
-from coordinator.engine.sweep import Sweep
+from coordinator.engine.service import TransactionEngine
 from coordinator.ports import HasPools
 from coordinator.relays import RelaySet
 from coordinator.telemetry import names
@@ -17,27 +15,33 @@ class Observation:
     """One look at everything that has a gauge, to be repeated."""
 
     measures: Measures
-    participants: Participants
-    breakers: Breakers
-    sweep: Sweep
+    engine: TransactionEngine
     relays: RelaySet
 
     async def once(self) -> None:
         """Look, and let the gauges show it."""
         lag = await self.relays.lag()
-        self.measures.seen(self, [*self._in_doubt(), *self._pools(), *self._breakers(), *_outboxes(lag)])
+        self.measures.seen(self, [*self._engine(), *self._in_doubt(), *self._pools(), *self._calls(), *_outboxes(lag)])
 
     def end(self) -> None:
         """There is nothing to look at any more."""
         self.measures.gone(self)
 
+    def _engine(self) -> Iterator[Look]:
+        engine, watchdog = self.engine, self.engine.ownership.watchdog
+        yield names.OPEN, len(engine.admission.open) + len(engine.driver.driving), {}
+        for reason, refused in engine.admission.refused.items():
+            yield names.REFUSALS, refused, {names.REASON: reason}
+        yield names.STANDSTILLS, watchdog.stalls, {}
+        yield names.LOOP_LAG, watchdog.lag_s, {}
+
     def _in_doubt(self) -> Iterator[Look]:
-        for name, (branches, oldest_s) in self.sweep.in_doubt.items():
+        for name, (branches, oldest_s) in self.engine.recovery.sweep.in_doubt.items():
             yield names.IN_DOUBT, branches, {names.PARTICIPANT: name}
             yield names.IN_DOUBT_AGE, oldest_s, {names.PARTICIPANT: name}
 
     def _pools(self) -> Iterator[Look]:
-        for name, registered in self.participants.items():
+        for name, registered in self.engine.participants.items():
             if not isinstance(registered.participant, HasPools):
                 continue
             for kind, pool in registered.participant.pools().items():
@@ -47,9 +51,12 @@ class Observation:
                 if pool.resting:
                     yield names.POOL_REST, pool.rest_s, labels
 
-    def _breakers(self) -> Iterator[Look]:
-        for name in self.participants:
-            yield names.BREAKER_OPEN, int(self.breakers.is_open(name)), {names.PARTICIPANT: name}
+    def _calls(self) -> Iterator[Look]:
+        performer = self.engine.driver.performer
+        for name in self.engine.participants:
+            labels = {names.PARTICIPANT: name}
+            yield names.BREAKER_OPEN, int(performer.breakers.is_open(name)), labels
+            yield names.RETRIES_REFUSED, performer.budgets.refused[name], labels
 
 
 def _outboxes(lag: Mapping[str, Mapping[str, float]]) -> Iterator[Look]:

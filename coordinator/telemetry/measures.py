@@ -36,6 +36,10 @@ class Measures:
                     meter.create_observable_gauge(
                         metric.name, [self._last_seen(metric)], metric.unit, metric.description
                     )
+                case Kind.TOTAL:
+                    meter.create_observable_counter(
+                        metric.name, [self._last_seen(metric)], metric.unit, metric.description
+                    )
 
     def count(self, metric: Metric, labels: Labels) -> None:
         """One more."""

@@ -17,6 +17,8 @@ class Kind(StrEnum):
     COUNTER = "counter"
     HISTOGRAM = "histogram"
     GAUGE = "gauge"
+    TOTAL = "counter, looked at"
+    """Counted elsewhere, and looked at now and then as gauges are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ PARTICIPANT = Attribute("unanimity.participant", "the name under which the parti
 POLICY = Attribute("unanimity.policy", "the kind of the failure policy; recovered where another process began it")
 POOL = Attribute("unanimity.pool", "ordinary, or two-phase")
 QUEUE = Attribute("unanimity.queue", "decisions (forced), or finishes (not forced)")
+REASON = Attribute("unanimity.reason", "the bound that was reached, in a few words; stopping")
 RECIPE = Attribute("unanimity.recipe", "commit-record, two-phase, last-resource, outbox")
 STATE = Attribute("unanimity.state", "waiting (for the Kafka transaction), ready, dead")
 TRANSACTION_NAME = Attribute("unanimity.name", "the name that the code gave the transaction")
@@ -124,6 +127,19 @@ DURATION = Metric(
     (OUTCOME, POLICY, RECIPE),
     _SECONDS,
 )
+OPEN = Metric(
+    "unanimity.transactions.open",
+    Kind.GAUGE,
+    "{transaction}",
+    "Blocks that are open here, and transactions being driven",
+)
+REFUSALS = Metric(
+    "unanimity.admission.refusals",
+    Kind.TOTAL,
+    "{refusal}",
+    "Transactions that were not let in, with nothing done",
+    (REASON,),
+)
 IN_DOUBT = Metric(
     "unanimity.in_doubt.branches",
     Kind.GAUGE,
@@ -166,6 +182,13 @@ RETRIES = Metric(
     "Actions that are asked for again, having had no answer or none that helps",
     (PARTICIPANT, ACTION),
 )
+RETRIES_REFUSED = Metric(
+    "unanimity.retries.refused",
+    Kind.TOTAL,
+    "{retry}",
+    "Retries that the participant's budget did not allow: not made, or made as late as may be",
+    (PARTICIPANT,),
+)
 BREAKER_OPEN = Metric(
     "unanimity.breaker.open", Kind.GAUGE, "1", "1 while calls of the participant are refused, else 0", (PARTICIPANT,)
 )
@@ -175,6 +198,13 @@ ALERTS = Metric(
 OWNER_LOSSES = Metric(
     "unanimity.owner.losses", Kind.COUNTER, "{loss}", "Times that this process was replaced as an owner"
 )
+STANDSTILLS = Metric(
+    "unanimity.loop.standstills",
+    Kind.TOTAL,
+    "{standstill}",
+    "Times that this process stood still for a third of a lease",
+)
+LOOP_LAG = Metric("unanimity.loop.lag", Kind.GAUGE, "s", "By how much the event loop was late at its last beat")
 
 ATTRIBUTES = tuple(value for value in globals().copy().values() if isinstance(value, Attribute))
 SPANS = tuple(value for value in globals().copy().values() if isinstance(value, Span))

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import textwrap
+import time
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +19,17 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from coordinator import BackupPolling, Coordinator, CoordinatorError, Park, Parked, Retry, Rollback, Settings
+from coordinator import (
+    BackupPolling,
+    Coordinator,
+    CoordinatorError,
+    Overloaded,
+    Park,
+    Parked,
+    Retry,
+    Rollback,
+    Settings,
+)
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
 from coordinator.protocol.model import BranchName
@@ -287,6 +298,18 @@ async def watched(seen):
     looking.cancel()
 
 
+async def exhaust(coordinator):
+    """No room, no retries left, and no event loop for longer than a third of a lease."""
+    engine = coordinator.engine
+    bound, engine.admission.transactions_max = engine.admission.transactions_max, 0
+    with pytest.raises(Overloaded):
+        await write(coordinator, "nowhere")
+    engine.admission.transactions_max = bound
+    while engine.driver.performer.budgets.spend(BranchName("events")):
+        continue
+    time.sleep(SETTINGS.lease_s / 2)  # noqa: ASYNC251 - that is what it provokes.
+
+
 async def provoke(coordinator, connection, topic):
     """Something of everything that a metric is about."""
     held = Fault(point="pg.prepare", cell=Cell.AFTER, action="delay", argument="600", times=1)  # The sweep finds it.
@@ -305,4 +328,5 @@ async def provoke(coordinator, connection, topic):
                     await write(coordinator, topic, recipe="commit-record", policy=Rollback(within_s=0.3))
         assert breakers.is_open(BranchName("events"))
     await write(coordinator, "nowhere", recipe="outbox")
+    await exhaust(coordinator)
     await connection.execute("UPDATE unanimity.owners SET term = term + 1")
