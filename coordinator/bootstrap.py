@@ -13,6 +13,7 @@ from typing import Self
 
 from coordinator import limits
 from coordinator.client import Client, TransactionBlock
+from coordinator.engine.admission import Admission
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.driver import Driver
 from coordinator.engine.failover import Failover
@@ -29,8 +30,9 @@ from coordinator.errors import InvalidDefinition
 from coordinator.faults.history import History
 from coordinator.faults.injectors import arm_from_environment
 from coordinator.gids import valid_branch
+from coordinator.journal.postgres import PostgresJournal
 from coordinator.observation import Observation
-from coordinator.ports import Ability, OwnsIds, Participant, Standing
+from coordinator.ports import Ability, Bounded, OwnsIds, Participant, Standing
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.relays import RelaySet, open_relays
@@ -282,6 +284,7 @@ class Coordinator:
             recovery=recovery,
             clock=clock,
             prefix=self.settings.prefix,
+            admission=self._admission(stores, finisher, participants),
             pace=Pace(
                 renewal_s=self.settings.lease_s / 4,
                 beat_s=self.settings.lease_s * limits.BEAT_SHARE,
@@ -289,6 +292,19 @@ class Coordinator:
                 settle_within_s=self.settings.settle_within_s,
             ),
             chance=chance,
+        )
+
+    def _admission(self, stores: Stores, finisher: Finisher, participants: Participants) -> Admission:
+        bounds = [finisher.crowded]
+        if isinstance(stores.journal, PostgresJournal):
+            bounds.append(stores.journal.crowded)
+        databases = [r.participant for r in participants.values() if not r.publishes]
+        brokers = [r.participant for r in participants.values() if r.publishes]
+        (database,) = databases if len(databases) == 1 else (None,)
+        return Admission(
+            bounds=bounds,
+            database=database if isinstance(database, Bounded) else None,
+            brokers=[broker for broker in brokers if isinstance(broker, Bounded)],
         )
 
     async def _observe(self, engine: TransactionEngine, relays: RelaySet, telemetry: Telemetry | None) -> None:

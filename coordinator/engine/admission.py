@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from coordinator import limits
 from coordinator.errors import Overloaded, Unavailable
-from coordinator.protocol.model import Gid
+from coordinator.ports import Bounded
+from coordinator.protocol.model import Gid, Recipe
 
 Bound = Callable[[], str | None]
 """Why no transaction should begin now: the bound that is reached, and the remedy. None while there is room."""
@@ -21,14 +22,21 @@ class Admission:
 
     transactions_max: int = limits.TRANSACTIONS_OPEN_MAX
     bounds: Sequence[Bound] = ()
+    database: Bounded | None = None
+    """The only one there is, so that every transaction needs it. (Of several, the one that is enlisted refuses.)"""
+    brokers: Sequence[Bounded] = ()
+    """For transactions that cannot do without."""
     stopping: bool = False
     open: set[Gid] = field(default_factory=set)
     """Transactions whose blocks have not ended yet. From then on they are the driver's."""
     refused: Counter[str] = field(default_factory=Counter)
     """How many were refused, by the reason's first words."""
 
-    def check(self, *, driving: int) -> None:
-        """Raise `Unavailable` while stopping, and `Overloaded` where a bound is reached; *driving* are under way."""
+    def check(self, recipe: Recipe, *, driving: int, publishes: bool) -> None:
+        """Raise `Unavailable` while stopping, and `Overloaded` where a bound is reached; *driving* are under way.
+
+        *publishes*: it may need a broker, and is rolled back without.
+        """
         if self.stopping:
             self.refused["stopping"] += 1
             raise Unavailable("this process is stopping: ask another one, or this one when it is back")
@@ -39,6 +47,11 @@ class Admission:
             )
         for bound in self.bounds:
             if (reason := bound()) is not None:
+                self._refuse(reason)
+        if self.database is not None and (reason := self.database.crowded(recipe)) is not None:
+            self._refuse(reason)
+        for broker in self.brokers if publishes else ():
+            if (reason := broker.crowded(recipe)) is not None:
                 self._refuse(reason)
 
     def entered(self, gid: Gid) -> None:

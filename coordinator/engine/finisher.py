@@ -53,6 +53,15 @@ class Finisher:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(task, timeout=limits.PARTICIPANT_CALL_S)
 
+    def crowded(self) -> str | None:
+        """Why nothing should begin: too much is finished and not recorded."""
+        if len(self.pending) < limits.FINISHES_PENDING_MAX:
+            return None
+        return (
+            f"finished transactions: {len(self.pending)} are not recorded yet; "
+            "slow down, and look at the journal's database and the outboxes"
+        )
+
     async def finish(self, run: Run) -> None:
         """Take *run*, which owes nothing any more."""
         deferred = Ending.DEFERRED in run.transaction.endings.values()

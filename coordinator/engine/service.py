@@ -18,7 +18,7 @@ from coordinator.engine.work import EngineWork
 from coordinator.errors import InDoubt, KeyReused, Refused, Unavailable
 from coordinator.gids import new_gid
 from coordinator.ports import Ability, Clock, Journal, LeavesMarkers, Record, Standing, Work
-from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe, Transaction
+from coordinator.protocol.model import BranchName, Gid, OnNo, Outcome, Recipe, Transaction
 from coordinator.protocol.policy import FailurePolicy, on_no
 from coordinator.protocol.recipes import choose
 
@@ -98,12 +98,14 @@ class TransactionEngine:
         self, name: str, *, recipe: Recipe | None, policy: FailurePolicy, key: str | None, deadline_s: float
     ) -> Work:
         """Open a transaction. See `ports.Engine`."""
-        chosen = choose(databases=self._databases(), publishers=self._publishers(), asked=recipe, on_no=on_no(policy))
-        self.admission.check(driving=len(self.driver.driving))
-        if not self.ownership.holds:
-            raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
-        if key is not None and (earlier := await self.journal.look_up_key(name, key)) is not None:
-            raise KeyReused(f"{name!r} with key {key!r} is {earlier.gid} already", gid=earlier.gid)
+        meaning = on_no(policy)
+        chosen = choose(databases=self._databases(), publishers=self._publishers(), asked=recipe, on_no=meaning)
+        needs_broker = meaning is OnNo.ABORT and chosen is not Recipe.OUTBOX
+        self._admit(chosen, publishes=needs_broker)
+        if key is not None:
+            if (earlier := await self.journal.look_up_key(name, key)) is not None:
+                raise KeyReused(f"{name!r} with key {key!r} is {earlier.gid} already", gid=earlier.gid)
+            self._admit(chosen, publishes=needs_broker)  # Things may have changed while it was asked.
         gid = new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))
         run = Run(
             transaction=Transaction(gid=gid, name=name, recipe=chosen, branches={}),
@@ -125,6 +127,11 @@ class TransactionEngine:
             driver=self.driver,
             settle_within_s=self.pace.settle_within_s,
         )
+
+    def _admit(self, recipe: Recipe, *, publishes: bool) -> None:
+        self.admission.check(recipe, driving=len(self.driver.driving), publishes=publishes)
+        if not self.ownership.holds:
+            raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
 
     async def resolve(self, gid: Gid, outcome: Outcome, *, reason: str) -> Standing:
         """An operator's word on a parked transaction; returns what stands. Needs a reason, which is recorded."""

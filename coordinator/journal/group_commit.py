@@ -32,6 +32,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._flushing_since_s: float | None = None
         self.flushes = 0
         self.flushed: Callable[[int], None] | None = None
         """Who is told how many items shared a flush."""
@@ -50,6 +51,17 @@ class GroupCommit(Generic[Item, Result]):
             self._task = asyncio.create_task(self._run(), name=self._name)
         return future
 
+    def crowded(self) -> str | None:
+        """Why nothing should begin that would have to wait here; None while the writer keeps up."""
+        since_s = self._flushing_since_s
+        behind_s = 0.0 if since_s is None else asyncio.get_running_loop().time() - since_s
+        if len(self._waiting) < limits.JOURNAL_WAITING_MAX and behind_s < limits.JOURNAL_BEHIND_MAX_S:
+            return None
+        return (
+            f"{self._name}: {len(self._waiting)} records wait and a write has taken {behind_s:.1f} s so far; "
+            "slow down, and look at the journal's database"
+        )
+
     async def close(self) -> None:
         """Flush what waits, and take no more. Idempotent."""
         self._closed = True
@@ -61,6 +73,7 @@ class GroupCommit(Generic[Item, Result]):
         while self._waiting:
             batch, self._waiting = self._waiting[: limits.JOURNAL_BATCH_MAX], self._waiting[limits.JOURNAL_BATCH_MAX :]
             self.flushes += 1
+            self._flushing_since_s = asyncio.get_running_loop().time()
             if self.flushed is not None:
                 self.flushed(len(batch))
             if self._order is not None:
@@ -70,6 +83,7 @@ class GroupCommit(Generic[Item, Result]):
                 results: Sequence[Result | BaseException] = await self._flush([item for item, _ in batch])
             except Exception as failure:  # noqa: BLE001 - the loop's edge: whatever it was, each of the batch is told.
                 results = [failure] * len(batch)
+            self._flushing_since_s = None
             for (_, future), result in zip(batch, results, strict=True):
                 _answer(future, result)
 

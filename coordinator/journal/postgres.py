@@ -60,6 +60,10 @@ class PostgresJournal:
         self._decisions.flushed = partial(flushed, "decisions")
         self._finishes.flushed = partial(flushed, "finishes")
 
+    def crowded(self) -> str | None:
+        """Why nothing should begin: the journal is behind."""
+        return self._decisions.crowded() or self._finishes.crowded()
+
     async def identity(self) -> str:
         """Which database this is, whatever URL leads to it: the server's system identifier and the database's oid."""
         return str(await self.questions.run(lambda connection: connection.fetchval(IDENTITY)))

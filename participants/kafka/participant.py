@@ -152,6 +152,16 @@ class Kafka:
         """What a relay delivers through: an idempotent producer, outside of any transaction."""
         return KafkaPublisher(self.bootstrap, self.security.options())
 
+    def crowded(self, recipe: Recipe) -> str | None:
+        """Why nothing more should begin: nearly all ids that we may have are in use. See `ports.Bounded`."""
+        used = (self.two_phase if recipe is Recipe.TWO_PHASE else self.ordinary).used
+        if used < limits.KAFKA_POOL_SHARE * limits.KAFKA_POOL_MAX:
+            return None
+        return (
+            f"{self.name}: {used} of {limits.KAFKA_POOL_MAX} transactional ids are in use; "
+            "slow down, or run more processes"
+        )
+
     async def describe(self, transactional_id: str) -> TransactionState:
         """What the coordinating broker knows about an id."""
         address = await self.cluster.coordinator(transactional_id)

@@ -47,6 +47,11 @@ class IdPool:
     _growing: asyncio.Task[None] | None = None
     _term: int = 0
 
+    @property
+    def used(self) -> int:
+        """Ids that are with a transaction now."""
+        return self.size - len(self._resting)
+
     async def take(self) -> PooledId:
         """The id that has rested longest. Grows the pool when that is not long enough, and waits when there is none.
 

@@ -14,13 +14,14 @@ from typing import Any, TypeVar, cast
 import asyncpg
 
 from coordinator import limits
-from coordinator.errors import CoordinatorError, InDoubt, Misconfigured, Overloaded, Unavailable
+from coordinator.errors import CoordinatorError, InDoubt, Misconfigured, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.protocol.model import BranchName, Gid
 from participants.postgres.connection import Backend, Connection, abandon, backend_of, introduce
 from participants.postgres.errors import LOST, refusal, unknown
 from participants.postgres.idle import IdleConnections
 from participants.postgres.literals import begin_transaction
+from participants.postgres.room import Room
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Connections:
         self._options = {**options, "server_settings": {**_SETTINGS, **options.get("server_settings", {})}}
         self._questions: asyncpg.Pool[Any] | None = None
         self._idle = IdleConnections()
-        self._room = asyncio.Semaphore(size)
+        self._room = Room(name, size, f"{size} transactions are open: raise Postgres(pool=...), or slow down")
         self._background: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -81,14 +82,18 @@ class Connections:
             except TimeoutError:
                 pool.terminate()
 
+    def crowded(self) -> str | None:
+        """Why nothing more should begin; None while few wait for a connection."""
+        return self._room.crowded()
+
     async def begin(self, gid: Gid) -> Connection:
         """A connection with *gid*'s transaction open on it. Raises `Overloaded` or `Unavailable`."""
         command = begin_transaction(gid)
-        await self._enter()
+        await self._room.enter()
         try:
             connection = self._idle.take() or await self._connected()
         except BaseException:
-            self._room.release()
+            self._room.leave()
             raise
         backend = backend_of(connection)
         try:
@@ -100,26 +105,16 @@ class Connections:
             raise
         return connection
 
-    async def _enter(self) -> None:
-        if not self._room.locked():
-            await self._room.acquire()  # Without a timer: this is the common case, and returns at once.
-            return
-        try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await self._room.acquire()
-        except TimeoutError as error:
-            raise Overloaded(f"{self._name} has {self._size} open transactions", participant=self._name) from error
-
     def take_back(self, connection: Connection) -> None:
         """A branch's connection is idle again."""
         connection.leave_branch()
         self._idle.put(connection)
-        self._room.release()
+        self._room.leave()
 
     def give_up(self, connection: Connection, backend: Backend) -> None:
         """A branch's connection is in an unknown state: close it, and end its backend as soon as that is possible."""
         abandon(connection)
-        self._room.release()
+        self._room.leave()
         self._in_background(self._end_backend_for_certain(backend))
 
     async def ask(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:

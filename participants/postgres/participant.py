@@ -85,6 +85,12 @@ class Postgres:
             raise Unavailable(f"{self.name} is closed", participant=self.name)
         return self._database
 
+    def crowded(self, recipe: Recipe) -> str | None:
+        """Why nothing more should begin: too many wait for a slot, or for a connection. See `ports.Bounded`."""
+        database = self.database
+        slots = database.slots.crowded() if database_role(recipe) is Role.PREPARED else None
+        return slots or database.connections.crowded()
+
     async def begin(self, gid: Gid, *, recipe: Recipe) -> PostgresSession:
         """Open a business transaction. Raises `Overloaded` at the pool's bound, `Unavailable` without an answer."""
         database = self.database

@@ -4,12 +4,10 @@ Without a free slot `PREPARE TRANSACTION` fails, and then every vote flips to NO
 slot before it does any work. Other processes' slots are not counted here: size `max_prepared_transactions` for all.
 """
 
-import asyncio
 from collections.abc import Container
 
-from coordinator import limits
-from coordinator.errors import Overloaded
 from coordinator.protocol.model import BranchName, Gid
+from participants.postgres.room import Room
 
 _SHARE = 0.8
 
@@ -18,21 +16,19 @@ class Slots:
     """A bound on how many transactions of this process are, or may become, prepared in one database."""
 
     def __init__(self, name: BranchName, server_has: int) -> None:
-        self._name = name
-        self._free = asyncio.Semaphore(max(1, int(server_has * _SHARE)) if server_has else 0)
+        size = max(1, int(server_has * _SHARE)) if server_has else 0
+        full = f"all {size} slots for prepared transactions are taken: raise max_prepared_transactions, or slow down"
+        self._room = Room(name, size, full)
         self._held: dict[Gid, bool] = {}
         """Transactions that hold a slot, and whether they are prepared already."""
 
+    def crowded(self) -> str | None:
+        """Why nobody else should come; None while few wait."""
+        return self._room.crowded()
+
     async def take(self, gid: Gid) -> None:
         """Wait for a slot. Raises `Overloaded` when none is free in time."""
-        try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise Overloaded(
-                f"{self._name} has no slot for another prepared transaction: raise max_prepared_transactions",
-                participant=self._name,
-            ) from error
+        await self._room.enter()
         self._held[gid] = False
 
     def prepared(self, gid: Gid) -> None:
@@ -43,7 +39,7 @@ class Slots:
     def leave(self, gid: Gid) -> None:
         """The transaction needs no slot any more. Idempotent."""
         if self._held.pop(gid, None) is not None:
-            self._free.release()
+            self._room.leave()
 
     def prepared_now(self) -> list[Gid]:
         """Transactions of ours that the server should list as prepared."""
