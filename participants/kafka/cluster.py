@@ -1,11 +1,10 @@
 """A cluster: which broker leads a partition, which coordinates a transactional id, and connections to them.
 
 What is known is believed until a broker says otherwise; then it is forgotten and asked for again. A broker works on one
-request per connection at a time, so each broker has several connections and requests take turns on them.
+request per connection at a time, so each broker has several connections, and a request takes one that is free.
 """
 
 import asyncio
-import itertools
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -36,9 +35,8 @@ class Cluster:
         self.bootstrap = [_address(server) for server in bootstrap.split(",")]
         self._security = security
         self._lanes = lanes
-        self._turn = itertools.count()
-        self._connections: dict[tuple[Address, int], Connection] = {}
-        self._opening: dict[tuple[Address, int], asyncio.Lock] = {}
+        self._connections: dict[Address, list[Connection]] = {}
+        self._opening: dict[Address, asyncio.Lock] = {}
         self._coordinators: dict[str, Address] = {}
         self._leaders: dict[str, tuple[float, Mapping[int, Address]]] = {}
         self._brokers: list[Address] = []
@@ -84,7 +82,7 @@ class Cluster:
 
     async def ask(self, address: Address, request: Request, decode: Callable[[bytes], Answer]) -> Answer:
         """Ask the broker at *address*. Raises `Unavailable` (not sent) or `Disconnected` (no answer)."""
-        connection = await self._connection(address, next(self._turn) % self._lanes)
+        connection = self._free(address) or await self._connection(address)
         return await connection.ask(request, decode)
 
     async def ask_any(self, request: Request, decode: Callable[[bytes], Answer]) -> Answer:
@@ -99,7 +97,7 @@ class Cluster:
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
-        for connection in self._connections.values():
+        for connection in (each for connections in self._connections.values() for each in connections):
             connection.close()
         self._connections.clear()
 
@@ -119,17 +117,31 @@ class Cluster:
         self._leaders[topic] = asyncio.get_running_loop().time(), leaders
         return leaders
 
-    async def _connection(self, address: Address, lane: int) -> Connection:
-        known = self._connections.get((address, lane))
-        if known is not None and known.usable:
-            return known
-        async with self._opening.setdefault((address, lane), asyncio.Lock()):
-            known = self._connections.get((address, lane))
-            if known is None or not known.usable:
-                known = Connection(address, self._security)
-                await known.open()
-                self._connections[(address, lane)] = known
-            return known
+    def _free(self, address: Address) -> Connection | None:
+        """A connection on which nothing is in flight; where there is none and there may be no more, the least busy."""
+        connections = self._connections.get(address, ())
+        usable = [connection for connection in connections if connection.usable]
+        for connection in usable:
+            if not connection.in_flight:
+                return connection
+        if len(usable) < self._lanes:
+            return None
+        return min(usable, key=_in_flight)
+
+    async def _connection(self, address: Address) -> Connection:
+        """One more connection; several that are wanted at once are opened one after the other, if they still are."""
+        async with self._opening.setdefault(address, asyncio.Lock()):
+            free = self._free(address)
+            if free is None:
+                free = Connection(address, self._security)
+                await free.open()
+                usable = [connection for connection in self._connections.get(address, ()) if connection.usable]
+                self._connections[address] = [*usable, free]
+            return free
+
+
+def _in_flight(connection: Connection) -> int:
+    return connection.in_flight
 
 
 def _address(server: str) -> Address:
