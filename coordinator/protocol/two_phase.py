@@ -47,10 +47,9 @@ def evolve(transaction: Transaction, event: Event) -> Transaction:
         case HeldForOperator() if status in (Status.PREPARING, Status.INTENDING) and _held(transaction):
             return replace(transaction, status=Status.PARKED, reason=transaction.reason or event.reason)
         case Decided(Outcome.COMMIT) if _may_commit(transaction):
-            return _with_endings_that_need_no_work(replace(transaction, status=Status.COMMITTING))
+            return _decided(transaction, Status.COMMITTING)
         case Decided(Outcome.ABORT) if status in (Status.PREPARING, Status.PARKED):
-            reason = transaction.reason or event.reason
-            return _with_endings_that_need_no_work(replace(transaction, status=Status.ABORTING, reason=reason))
+            return _decided(transaction, Status.ABORTING, event.reason)
         case Settled() if event.branch in transaction.branches:
             return _settle(transaction, event)
     raise IllegalTransition(f"{event} cannot happen to {transaction.gid} while it is {status}")
@@ -77,7 +76,7 @@ def owed(transaction: Transaction) -> Sequence[Action]:
 def restored(transaction: Transaction) -> Transaction:
     """A transaction as the journal remembers it, with the endings that its record itself proves."""
     if transaction.status in (Status.COMMITTING, Status.ABORTING):
-        return _with_endings_that_need_no_work(transaction)
+        return _decided(transaction, transaction.status)
     return transaction
 
 
@@ -91,7 +90,10 @@ def last_resource(transaction: Transaction) -> Branch | None:
 
 def decider(transaction: Transaction) -> Branch | None:
     """The branch whose own commit carries the decision, if there is one."""
-    return next((branch for branch in transaction.branches.values() if branch.role is Role.DECIDER), None)
+    for branch in transaction.branches.values():
+        if branch.role is Role.DECIDER:
+            return branch
+    return None
 
 
 def _owed_before_the_decision(transaction: Transaction) -> Sequence[Action]:
@@ -136,19 +138,19 @@ def _settle(transaction: Transaction, event: Settled) -> Transaction:
 
 def _after_last_resource(transaction: Transaction, branch: Branch, ending: Ending) -> Transaction:
     if ending is Ending.COMMITTED:
-        return _with_endings_that_need_no_work(replace(transaction, status=Status.COMMITTING))
+        return _decided(transaction, Status.COMMITTING)
     if ending is Ending.HAZARD:
         # Nobody can say what it did, so nobody may guess for the others: an operator decides.
         return replace(transaction, status=Status.INTENDING, reason=f"the outcome of {branch.name} is unreadable")
-    reason = transaction.reason or f"{branch.name} did not commit"
-    return _with_endings_that_need_no_work(
-        replace(transaction, status=_AFTER_REFUSAL[branch.on_no], reason=reason),
-    )
+    return _decided(transaction, _AFTER_REFUSAL[branch.on_no], f"{branch.name} did not commit")
 
 
-def _with_endings_that_need_no_work(transaction: Transaction) -> Transaction:
-    """Branches that did nothing have ended; so has a decider, whose commit was the decision."""
-    committing = transaction.status is Status.COMMITTING
+def _decided(transaction: Transaction, status: Status, reason: str = "") -> Transaction:
+    """In *status*, with the endings that need no work: a branch that did nothing, and a decider, have ended with it."""
+    committing = status is Status.COMMITTING
+    reason = transaction.reason or reason
+    if status is Status.INTENDING:
+        return replace(transaction, status=status, reason=reason)
     carrier = decider(transaction)
     endings = dict(transaction.endings)
     for name, branch in transaction.branches.items():
@@ -159,7 +161,7 @@ def _with_endings_that_need_no_work(transaction: Transaction) -> Transaction:
             endings[name] = Ending.COMMITTED
         elif committing and vote is Vote.NO and carrier is not None:
             endings[name] = Ending.DEFERRED  # The deciding commit itself put its rows where the relay finds them.
-    return _finish(replace(transaction, endings=endings)) if transaction.status is not Status.INTENDING else transaction
+    return _finish(replace(transaction, status=status, endings=endings, reason=reason))
 
 
 def _finish(transaction: Transaction) -> Transaction:
