@@ -13,7 +13,7 @@ from typing import Self
 
 from coordinator import limits
 from coordinator.client import Client, TransactionBlock
-from coordinator.engine.admission import Admission
+from coordinator.engine.admission import Admission, Bounded
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.driver import Driver
 from coordinator.engine.failover import Failover
@@ -32,7 +32,7 @@ from coordinator.faults.injectors import arm_from_environment
 from coordinator.gids import valid_branch
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.observation import Observation
-from coordinator.ports import Ability, Bounded, OwnsIds, Participant, Standing
+from coordinator.ports import Ability, OwnsIds, Participant, Standing
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.relays import RelaySet, open_relays

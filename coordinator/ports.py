@@ -306,15 +306,6 @@ class OwnsIds(Protocol):
 
 
 @runtime_checkable
-class Bounded(Protocol):
-    """A participant with a bound, at which nothing should begin any more."""
-
-    def crowded(self, recipe: Recipe) -> str | None:
-        """Why nothing more should begin: the bound's name, a colon, how it is, the remedy. None while there is room."""
-        ...
-
-
-@runtime_checkable
 class HasPools(Protocol):
     """A participant whose transactional ids are pooled."""
 

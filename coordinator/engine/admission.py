@@ -6,14 +6,23 @@ A refusal comes before any work was done; it names the bound that was reached, a
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from coordinator import limits
 from coordinator.errors import Overloaded, Unavailable
-from coordinator.ports import Bounded
 from coordinator.protocol.model import Gid, Recipe
 
 Bound = Callable[[], str | None]
 """Why no transaction should begin now: the bound that is reached, and the remedy. None while there is room."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A participant with a bound, at which nothing should begin any more."""
+
+    def crowded(self, recipe: Recipe) -> str | None:
+        """Why nothing more should begin: the bound's name, a colon, how it is, the remedy. None while there is room."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)

@@ -153,7 +153,7 @@ class Kafka:
         return KafkaPublisher(self.bootstrap, self.security.options())
 
     def crowded(self, recipe: Recipe) -> str | None:
-        """Why nothing more should begin: nearly all ids that we may have are in use. See `ports.Bounded`."""
+        """Why nothing more should begin: nearly all ids that we may have are in use. See `Admission`."""
         used = (self.two_phase if recipe is Recipe.TWO_PHASE else self.ordinary).used
         if used < limits.KAFKA_POOL_SHARE * limits.KAFKA_POOL_MAX:
             return None

@@ -86,7 +86,7 @@ class Postgres:
         return self._database
 
     def crowded(self, recipe: Recipe) -> str | None:
-        """Why nothing more should begin: too many wait for a slot, or for a connection. See `ports.Bounded`."""
+        """Why nothing more should begin: too many wait for a slot or a connection. See `Admission`."""
         database = self.database
         slots = database.slots.crowded() if database_role(recipe) is Role.PREPARED else None
         return slots or database.connections.crowded()
