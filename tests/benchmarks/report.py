@@ -30,6 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LATEST = ROOT / ".bench" / "latest.json"
 PAGE = ROOT / "docs" / "performance.md"
 COMMAND = "make bench"
+COLUMNS = {
+    "rate": "a second",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "cpu_us": "client CPU µs",
+    "kafka_us": "Kafka's",
+    "postgres_us": "Postgres'",
+}
+"""What is shown of each side; the CPU times are for each transaction or row."""
 LIBRARIES = ("aiokafka", "asyncpg", "txoutbox", "unanimity", "uvloop")
 
 
@@ -126,11 +135,10 @@ def sides_table(data: dict[str, Any]) -> Table:
     """Each side's medians, with minimum and maximum."""
     table = Table(title="Medians (minimum..maximum over the rounds)", title_justify="left")
     table.add_column("side")
-    for heading in ("a second", "p50 ms", "p99 ms", "client CPU µs each"):
+    for heading in COLUMNS.values():
         table.add_column(heading, justify="right")
     for side, measures in data["sides"].items():
-        cells = (cell(measures.get(measure)) for measure in ("rate", "p50_ms", "p99_ms", "cpu_us"))
-        table.add_row(side, *cells)
+        table.add_row(side, *(cell(measures.get(measure)) for measure in COLUMNS))
     return table
 
 
@@ -159,9 +167,9 @@ def markdown(data: dict[str, Any]) -> str:
         target = "" if judged["at_least"] is None else f"{judged['at_least']:g}"
         rounds = f"{judged['rounds_min']:.2f}..{judged['rounds_max']:.2f}"
         lines.append(f"| `{name}`: {judged['meaning']} | **{judged['ratio']:.2f}** | {rounds} | {target} | {verdict} |")
-    lines += ["", "| side | a second | p50 ms | p99 ms | client CPU µs each |", "|---|--:|--:|--:|--:|"]
+    lines += ["", f"| side | {' | '.join(COLUMNS.values())} |", "|---|" + "--:|" * len(COLUMNS)]
     for side, measures in data["sides"].items():
-        cells = " | ".join(cell(measures.get(measure)) for measure in ("rate", "p50_ms", "p99_ms", "cpu_us"))
+        cells = " | ".join(cell(measures.get(measure)) for measure in COLUMNS)
         lines.append(f"| {side} | {cells} |")
     return "\n".join(lines)
 

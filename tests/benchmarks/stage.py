@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+import psutil
 from rich.console import Console
 
 from coordinator.dev.downloads import cache_directory
@@ -25,7 +26,7 @@ class Settings:
     rounds: int = 5
     seconds: float = 2.0
     """How long each side of the transactions is driven in each round."""
-    warm_s: float = 6.0
+    warm_s: float = 12.0
     """How long the broker is driven before anything is measured: its JIT needs it."""
     rows: int = 100_000
     """How many rows a relay finds in its backlog."""
@@ -68,6 +69,14 @@ class Stage:
     progress: Progress = field(default_factory=Progress)
     postgres_version: str = "unknown"
 
+    def servers_cpu_s(self) -> dict[str, float]:
+        """The CPU time that each server has used so far."""
+        running = {
+            "postgres": [self.postgres.process],
+            "kafka": [member.process for member in self.kafka.members],
+        }
+        return {name: sum(cpu_s(process.pid) for process in group if process) for name, group in running.items()}
+
     async def ask_postgres_version(self) -> str:
         """The server's own word."""
         connection = await asyncpg.connect(self.postgres.url)
@@ -75,6 +84,18 @@ class Stage:
             return str(await connection.fetchval("SHOW server_version"))
         finally:
             await connection.close()
+
+
+def cpu_s(pid: int) -> float:
+    """What a process and its children have used so far, and what their ended children had."""
+    process, used = psutil.Process(pid), 0.0
+    for member in (process, *process.children(recursive=True)):
+        try:
+            times = member.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        used += times.user + times.system + times.children_user + times.children_system
+    return used
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ INSERT = "INSERT INTO rows (body) VALUES ($1)"
 PAUSE_S = 0.15
 """What one side left to be done off its callers' path is not charged to the next."""
 WARM_S = 0.3
+SPENDERS = {"client": "cpu", "Kafka": "kafka", "Postgres": "postgres"}
 RECIPES = {
     ratios.COMMIT_RECORD: Recipe.COMMIT_RECORD,
     ratios.TWO_PHASE: Recipe.TWO_PHASE,
@@ -106,10 +107,13 @@ class Contest:
                 await transaction.publish("events", topic=self.topic(side), key=key, value=value)
 
     async def measure(self, side: str) -> dict[str, float]:
-        """Drive *side* for one round."""
+        """Drive *side* for one round; with what came of it goes what the servers spent on each transaction."""
+        before = self.stage.servers_cpu_s()
         measured = await drive(self.work(side), concurrency=self.concurrency, seconds=self.stage.settings.seconds)
         await asyncio.sleep(PAUSE_S)
-        return measured
+        after = self.stage.servers_cpu_s()
+        spent = {f"{server}_us": 1e6 * (after[server] - before[server]) / measured["count"] for server in after}
+        return {**measured, **spent}
 
     async def verify(self, side: str) -> None:
         """Raise `Wrong` unless *side*'s rows and messages are exactly those that were sent, in order per key."""
@@ -197,7 +201,9 @@ async def _rounds(
 
 
 def _times(measured: dict[str, float]) -> str:
-    return f"p50 {measured['p50_ms']:6.2f} ms  p99 {measured['p99_ms']:6.2f} ms  client {measured['cpu_us']:4.0f} µs"
+    times = f"p50 {measured['p50_ms']:6.2f} ms  p99 {measured['p99_ms']:6.2f} ms"
+    spent = "  ".join(f"{who} {measured[f'{key}_us']:4.0f}" for who, key in SPENDERS.items())
+    return f"{times}  CPU µs: {spent}"
 
 
 @asynccontextmanager
