@@ -1,17 +1,18 @@
 """`coordinator doctor`: what would break a promise, and what to do about it."""
 
 import asyncio
-import json
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from coordinator import cli_output as out
 from coordinator import doctor as examination
+from coordinator.doctor_ours import examine_settings
 from coordinator.operating.parties import bootstrap_of
 from coordinator.settings import ParticipantSettings
 
@@ -21,7 +22,7 @@ def doctor(
         str, typer.Option(envvar="COORDINATOR_POSTGRES_URL", help="The database that holds journal or branches.")
     ] = "",
     kafka: Annotated[str, typer.Option(envvar="COORDINATOR_KAFKA_BOOTSTRAP", help="host:port,host:port")] = "",
-    output: Annotated[str, typer.Option(envvar="COORDINATOR_OUTPUT", help="table, or json for programs.")] = "table",
+    output: out.OutputOption = out.Output.TABLE,
 ) -> None:
     """Look at every setting that a promise rests on, and at what the servers can do.
 
@@ -34,28 +35,31 @@ def doctor(
     parties = out.participants([f"{name}={url}" for name, url in given])
     if not parties:
         raise typer.BadParameter("give --postgres, --kafka, or both", param_hint="--postgres/--kafka")
-    findings = asyncio.run(_examine(parties.values()))
-    if output == "json":
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    findings = asyncio.run(_examine(parties)) + examine_settings(out.settings())
+    if output is out.Output.JSON:
+        typer.echo(out.as_json([asdict(finding) for finding in findings]))
     else:
         table = Table(header_style="bold")
         for column in ("server", "what", "found", "", "remedy"):
             table.add_column(column, overflow="fold")
         colours = {"ok": "green", "note": "yellow", "broken": "red"}
         for finding in findings:
-            verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
-            table.add_row(finding.server, finding.what, finding.found, verdict, finding.remedy)
+            verdict = Text(finding.verdict, style=colours[finding.verdict])
+            table.add_row(
+                *(Text(cell) for cell in (finding.server, finding.what, finding.found)), verdict, finding.remedy
+            )
         Console().print(table)
     raise typer.Exit(examination.worst(findings))
 
 
-async def _examine(parties: Iterable[ParticipantSettings]) -> list[examination.Finding]:
+async def _examine(parties: Mapping[str, ParticipantSettings]) -> list[examination.Finding]:
     findings = []
-    for party in parties:
-        url, options = party.url.get_secret_value(), party.options
+    for name, party in parties.items():
+        url = party.url.get_secret_value()
+        options = {option: value.get_secret_value() for option, value in party.options.items()}
         if url.startswith("kafka://"):
-            secrets = {name: value.get_secret_value() for name, value in options.items()}
-            findings += await examination.examine_kafka(bootstrap_of(url), secrets)
+            found = await examination.examine_kafka(bootstrap_of(url), options)
         else:
-            findings += await examination.examine_postgres(url)
+            found = await examination.examine_postgres(url)
+        findings += [replace(finding, server=name) for finding in found]
     return findings

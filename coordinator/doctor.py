@@ -1,5 +1,6 @@
 """What would break a promise: every setting that one rests on, looked at, each with its remedy."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +12,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from coordinator import limits
+from coordinator.schema import Version, versions
+
+_POSTGRES_MIN = 14
+_CONNECTIONS_MIN = 64
+_CLOCKS_APART_S = 2.0
 
 
 class Verdict(StrEnum):
@@ -39,8 +45,12 @@ async def examine_postgres(url: str) -> list[Finding]:
     except (OSError, TimeoutError, asyncpg.PostgresError) as failure:
         return [Finding("postgres", "connection", repr(failure), Verdict.BROKEN, "check the URL, and that it runs")]
     try:
-        looks = (_slots, _fsync, _synchronous, _timeouts, _standby, _orphans)
-        return [await look(connection) for look in looks]
+        looks = (
+            *(_version, _pooler, _standby, _slots, _connections, _fsync, _full_page_writes, _synchronous, _timeouts),
+            *(_session_timeouts, _history, _clock, _orphans),
+        )
+        findings = [await look(connection) for look in looks]
+        return findings + [_tables(version) for version in await versions(connection) if version.present]
     finally:
         await connection.close()
 
@@ -80,11 +90,80 @@ def worst(findings: Sequence[Finding]) -> int:
     return 2 if Verdict.BROKEN in verdicts else 1 if Verdict.NOTE in verdicts else 0
 
 
+def _finding(what: str, found: object, remedy: str = "", verdict: Verdict = Verdict.NOTE) -> Finding:
+    """Of a database; *verdict* is what it comes to where there is something to remedy."""
+    return Finding("postgres", what, str(found), verdict if remedy else Verdict.OK, remedy)
+
+
+async def _version(connection: Any) -> Finding:
+    version = connection.get_server_version()
+    old = version.major < _POSTGRES_MIN
+    return _finding("version", version.major, f"upgrade to {_POSTGRES_MIN} or later" if old else "", Verdict.BROKEN)
+
+
+async def _pooler(connection: Any) -> Finding:
+    pooled = await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid()
+    remedy = "give the server's own URL: behind a pooler a late PREPARE cannot be stopped" if pooled else ""
+    return _finding("reached through a pooler", "yes" if pooled else "no", remedy, Verdict.BROKEN)
+
+
+async def _connections(connection: Any) -> Finding:
+    most = int(await connection.fetchval("SHOW max_connections"))
+    remedy = ""
+    if most < _CONNECTIONS_MIN:
+        remedy = f"each process may open up to {_CONNECTIONS_MIN}: raise it, or lower `pool` of the participant"
+    return _finding("max_connections", most, remedy)
+
+
 async def _slots(connection: Any) -> Finding:
     slots = int(await connection.fetchval("SHOW max_prepared_transactions"))
-    verdict = Verdict.OK if slots else Verdict.NOTE
     remedy = "" if slots else "set max_prepared_transactions to max_connections for two-phase and last-resource"
-    return Finding("postgres", "max_prepared_transactions", str(slots), verdict, remedy)
+    return _finding("max_prepared_transactions", slots, remedy)
+
+
+async def _full_page_writes(connection: Any) -> Finding:
+    value = await connection.fetchval("SHOW full_page_writes")
+    remedy = "" if value == "on" else "set it on, unless the file system never tears a page: a crash may lose decisions"
+    return _finding("full_page_writes", value, remedy)
+
+
+async def _session_timeouts(connection: Any) -> Finding:
+    """Timeouts that this role's sessions have: the server ends branches, and second phases, that take longer."""
+    rows = await connection.fetch(
+        "SELECT name, setting::bigint FROM pg_settings WHERE name = ANY($1::text[]) AND setting::bigint > 0",
+        ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout", "idle_session_timeout"],
+    )
+    short = [row["name"] for row in rows if row["setting"] < limits.BRANCH_BUDGET_MAX_S * 1000]
+    found = ", ".join(f"{row['name']} {row['setting']} ms" for row in rows) or "none"
+    remedy = f"below {limits.BRANCH_BUDGET_MAX_S:.0f} s they end branches that may still be under way" if short else ""
+    return _finding("timeouts of sessions", found, remedy)
+
+
+async def _history(connection: Any) -> Finding:
+    try:
+        await connection.fetchval("SELECT system_identifier FROM pg_control_system()")
+    except asyncpg.InsufficientPrivilegeError:
+        remedy = "grant EXECUTE on pg_control_system(): without it a failover is not noticed"
+        return _finding("history of the server", "cannot be read", remedy)
+    return _finding("history of the server", "can be read")
+
+
+async def _clock(connection: Any) -> Finding:
+    """Ids carry our clock's time, by which a sweep tells how old a branch without a record is."""
+    asked_s = time.time()
+    theirs_s = float(await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())"))
+    off_s = abs(theirs_s - (asked_s + time.time()) / 2)
+    remedy = "synchronise the clocks of this machine and the server (NTP)" if off_s > _CLOCKS_APART_S else ""
+    verdict = Verdict.BROKEN if off_s > limits.PRESUME_ABORT_AFTER_S else Verdict.NOTE
+    return _finding("clocks apart", f"{off_s:.1f} s", remedy, verdict)
+
+
+def _tables(version: Version) -> Finding:
+    found = f"{version.state}, at version {version.present}"
+    if version.present > version.known:
+        return _finding(f"tables of {version.component}", found, "upgrade this code: it is too old", Verdict.BROKEN)
+    behind = "run `coordinator schema apply`" if version.present < version.known else ""
+    return _finding(f"tables of {version.component}", found, behind)
 
 
 async def _fsync(connection: Any) -> Finding:
@@ -150,21 +229,52 @@ async def _broker_settings(bootstrap: str, options: Mapping[str, Any]) -> dict[s
 
 
 def _durability(settings: dict[str, str]) -> list[Finding]:
-    findings = []
-    for name, least in (
-        ("transaction.state.log.replication.factor", 3),
-        ("transaction.state.log.min.isr", 2),
-        ("min.insync.replicas", 2),
-    ):
-        if name in settings:
-            enough = int(settings[name]) >= least
-            remedy = (
-                "" if enough else f"at least {least} outside of development, or the loss of one disk loses outcomes"
-            )
-            findings.append(
-                Finding("kafka", name, settings[name], Verdict.OK if enough else Verdict.NOTE, remedy),
-            )
-    if settings.get("unclean.leader.election.enable") == "true":
-        remedy = "set it to false: an unclean leader forgets acknowledged messages"
-        findings.append(Finding("kafka", "unclean.leader.election.enable", "true", Verdict.BROKEN, remedy))
-    return findings
+    found = [
+        _at_least(settings, name, least, remedy) for name, least, remedy in _LEAST if settings.get(name, "").isdigit()
+    ]
+    for name, value, verdict, remedy in _WRONG:
+        if settings.get(name) == value:
+            found.append(Finding("kafka", name, value, verdict, remedy))
+    return found
+
+
+def _at_least(settings: Mapping[str, str], name: str, least: int, remedy: str) -> Finding:
+    enough = int(settings[name]) >= least
+    return Finding("kafka", name, settings[name], Verdict.OK if enough else Verdict.NOTE, "" if enough else remedy)
+
+
+_ONE_DISK = "at least {} outside of development, or the loss of one disk loses outcomes"
+_LEAST = (
+    ("transaction.state.log.replication.factor", 3, _ONE_DISK.format(3)),
+    ("transaction.state.log.min.isr", 2, _ONE_DISK.format(2)),
+    ("min.insync.replicas", 2, _ONE_DISK.format(2)),
+    (
+        "transaction.max.timeout.ms",
+        int(limits.KAFKA_TRANSACTION_TIMEOUT_S * 1000),
+        f"at least {limits.KAFKA_TRANSACTION_TIMEOUT_S * 1000:.0f}, or give Kafka(timeout_s=...) no more than this",
+    ),
+    (
+        "transactional.id.expiration.ms",
+        int(limits.JOURNAL_RETENTION_S * 1000),
+        f"at least {limits.JOURNAL_RETENTION_S * 1000:.0f}, or an id may expire before its transaction is finished",
+    ),
+    (
+        "message.max.bytes",
+        limits.MESSAGE_BYTES_MAX,
+        f"at least {limits.MESSAGE_BYTES_MAX}, or publish nothing that is larger than this: it is refused",
+    ),
+)
+_WRONG = (
+    (
+        "unclean.leader.election.enable",
+        "true",
+        Verdict.BROKEN,
+        "set it to false: an unclean leader forgets acknowledged messages",
+    ),
+    (
+        "auto.create.topics.enable",
+        "true",
+        Verdict.NOTE,
+        "set it to false, and create topics on purpose: a name with a typing error becomes a topic nobody reads",
+    ),
+)

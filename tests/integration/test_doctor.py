@@ -1,14 +1,17 @@
 """`coordinator doctor` names every setting that would break a promise, with its remedy and an exit code for scripts."""
 
 import json
+import time
 
 import asyncpg
 from typer.testing import CliRunner
 
-from coordinator import doctor
+from coordinator import Settings, doctor
 from coordinator.cli import app
 from coordinator.dev.downloads import cache_directory
 from coordinator.dev.postgres import LocalPostgres
+from coordinator.doctor_ours import examine_settings
+from coordinator.schema import apply
 from tests.integration.postgres.branches import until
 
 
@@ -104,3 +107,61 @@ def test_the_command_prints_json_for_programs_and_explains_itself():
     assert json.loads(result.stdout)[0]["verdict"] == "broken"
     assert "COORDINATOR_POSTGRES_URL" in runner.invoke(app, ["doctor", "--help"]).stdout
     assert runner.invoke(app, ["doctor"]).exit_code != 0
+
+
+async def test_what_ends_branches_early_or_leaves_tables_behind_is_noted(database):
+    """A role's own timeouts, and tables that are not at the version of this code."""
+    connection = await asyncpg.connect(database)
+    await apply(connection)
+    await connection.execute("DELETE FROM unanimity.schema_versions WHERE component = 'inbox'")
+    await connection.execute("INSERT INTO unanimity.schema_versions VALUES ('relay', 99)")
+    name = database.rsplit("/", 1)[1]
+    await connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '2s'")
+    await connection.close()
+    found = by_name(await doctor.examine_postgres(database))
+    assert found["timeouts of sessions"].verdict is doctor.Verdict.NOTE
+    assert found["timeouts of sessions"].found == "statement_timeout 2000 ms"
+    assert found["tables of relay"].verdict is doctor.Verdict.BROKEN
+    assert found["tables of journal"].verdict is doctor.Verdict.OK
+    assert "tables of inbox" not in found
+    for what in ("version", "reached through a pooler", "primary", "max_connections", "full_page_writes"):
+        assert found[what].verdict is doctor.Verdict.OK, what
+    assert found["clocks apart"].verdict is doctor.Verdict.OK
+    assert found["history of the server"].found == "can be read"
+
+
+async def test_a_clock_that_is_wrong_is_found(database, monkeypatch):
+    """A little is a note; by more than a branch may take, and ages mean nothing."""
+    real = time.time
+    for off_s, verdict in ((10.0, doctor.Verdict.NOTE), (-3600.0, doctor.Verdict.BROKEN)):
+        monkeypatch.setattr(time, "time", lambda off_s=off_s: real() + off_s)
+        assert by_name(await doctor.examine_postgres(database))["clocks apart"].verdict is verdict
+
+
+def test_settings_of_a_broker_that_lose_something_are_named():
+    """Each with what to set; what a broker does not say is not judged."""
+    found = by_name(
+        doctor._durability(
+            {
+                "unclean.leader.election.enable": "true",
+                "auto.create.topics.enable": "true",
+                "transaction.max.timeout.ms": "30000",
+                "transactional.id.expiration.ms": "604800000",
+            }
+        )
+    )
+    assert {what: finding.verdict.value for what, finding in found.items()} == {
+        "unclean.leader.election.enable": "broken",
+        "auto.create.topics.enable": "note",
+        "transaction.max.timeout.ms": "note",
+        "transactional.id.expiration.ms": "ok",
+    }
+
+
+def test_settings_of_ours_that_do_not_fit_each_other_are_named():
+    """The defaults fit."""
+    assert doctor.worst(examine_settings(Settings())) == 0
+    hasty = Settings(presume_abort_after_s=1.0, presume_abort_looks_apart_s=0, lease_s=1.0, recovery_s=3.0)
+    notes = {finding.what for finding in examine_settings(hasty) if finding.verdict is doctor.Verdict.NOTE}
+    assert notes == {"presume_abort_after_s", "presume_abort_looks_apart_s", "lease_s", "recovery_s"}
+    assert doctor.worst(examine_settings(Settings(presume_abort_after_s=90_000.0))) == 2
