@@ -54,6 +54,7 @@ ENGINE_LEAVES_S = 8.0
 RELAYS_LEAVE_S = 6.5
 PARTICIPANTS_LEAVE_S = 2.0
 RESIGNING_LEAVES_S = 1.0
+DRIVER_STOPS_WITHIN_S = 1.0
 DRAIN_LOOK_S = 0.02
 
 # Gauges show what was last looked at; counting an outbox's rows is a query.

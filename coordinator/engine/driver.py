@@ -51,13 +51,13 @@ class Driver:
         return task
 
     async def stop(self) -> None:
-        """Drive nothing any more, and return when nothing is: whoever takes over owes what is left. Idempotent."""
+        """Drive nothing any more, and return when nothing is, or soon: whoever takes over owes the rest. Idempotent."""
         self.stopped = True
         tasks = list(self.driving.values())
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=limits.DRIVER_STOPS_WITHIN_S)
 
     def _forget(self, gid: Gid, ended: asyncio.Task[None]) -> None:
         self.driving.pop(gid, None)

@@ -89,10 +89,12 @@ class TransactionEngine:
     async def stop(self) -> None:
         """Drive nothing any more, and record what has ended; what is left is taken over by others. Idempotent."""
         self.admission.stopping = True
-        await self.driver.stop()
-        await self.finisher.stop()
-        for loop in self._loops:
-            await loop.stop()
+        try:
+            await self.driver.stop()
+            await self.finisher.stop()
+        finally:
+            for loop in self._loops:
+                await loop.stop()
 
     async def begin(
         self, name: str, *, recipe: Recipe | None, policy: FailurePolicy, key: str | None, deadline_s: float

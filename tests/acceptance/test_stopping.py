@@ -29,6 +29,27 @@ async def test_a_worker_under_load_drains_at_sigterm(database, kafka, posts_topi
 
 
 @pytest.mark.timeout(150)
+async def test_a_database_that_hangs_does_not_hold_up_the_stop(private_postgres, kafka, posts_topic):
+    """Not even the lease can be given up then: it ends in time, and is taken over when the lease has expired."""
+    server, name = await private_postgres(max_prepared_transactions="50"), f"cold-{os.getpid()}"
+    settings = {"lease_s": 3.0, "recovery_s": 0.3}
+    async with staged(server.url, kafka) as stage, worker(server.url, kafka.bootstrap, name, **settings) as process:
+        answers = await answered(process, 5 * WORKERS)
+        server.freeze()
+        try:
+            await asyncio.sleep(0.3)
+            took_s, last = await stopped(process)
+        finally:
+            server.thaw()
+        assert process.returncode == 0
+        assert took_s < ENDS_WITHIN_S
+        answers |= last
+        assert await stage.quiet() == {}
+        assert await until(lambda: stage.seen.settled(process.pid), 10) is not None
+        assert await wrong(stage, answers) == []
+
+
+@pytest.mark.timeout(150)
 async def test_a_broker_that_hangs_does_not_hold_up_the_stop(create_database, private_kafka):
     """It ends in time and hands over what is decided; another process finishes it as soon as the broker answers."""
     kafka, database = await private_kafka(two_phase=True), await create_database()
