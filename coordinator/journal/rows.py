@@ -10,25 +10,20 @@ from coordinator.protocol.model import Branch, BranchName, Gid, OnNo, Recipe, Ro
 
 def branches_json(record: Record) -> str:
     """The branches with their votes and evidence, as the journal's JSON. The first one carries the place in a trace."""
-    return json.dumps(
-        [
-            {
-                "name": name,
-                "role": branch.role,
-                "on_no": branch.on_no,
-                "backed": branch.backed,
-                "vote": record.votes.get(name),
-                "evidence": dict(record.evidence.get(name, {})),
-            }
-            | (
-                {"traceparent": record.traceparent}
-                if record.traceparent and name == next(iter(record.branches))
-                else {}
-            )
-            for name, branch in record.branches.items()
-        ],
-        separators=(",", ":"),
-    )
+    branches: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "role": branch.role,
+            "on_no": branch.on_no,
+            "backed": branch.backed,
+            "vote": record.votes.get(name),
+            "evidence": dict(record.evidence.get(name, {})),
+        }
+        for name, branch in record.branches.items()
+    ]
+    if record.traceparent and branches:
+        branches[0]["traceparent"] = record.traceparent
+    return json.dumps(branches, separators=(",", ":"))
 
 
 def record_of(row: Mapping[str, Any]) -> Record:

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
@@ -14,16 +13,14 @@ from coordinator.protocol.model import BranchName, Ending, Status, Transaction
 from coordinator.records import Message
 from coordinator.telemetry import names
 from coordinator.telemetry.context import traceparent, with_context
-
-if TYPE_CHECKING:
-    from coordinator.telemetry.measures import Measures
+from coordinator.telemetry.measures import Measures
 
 
 class Following:
     """What is told about one transaction. Made by `Telemetry` where somebody listens, and only there."""
 
     def __init__(
-        self, *, span: Span, tracer: Tracer, measures: "Measures | None", recipe: str, policy: str, begun_s: float
+        self, *, span: Span, tracer: Tracer, measures: Measures | None, recipe: str, policy: str, begun_s: float
     ) -> None:
         self.context = trace.set_span_in_context(span, Context())
         self.traceparent = traceparent(self.context)
