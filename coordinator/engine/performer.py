@@ -157,16 +157,13 @@ class Performer:
         return await self._write(run, Standing.INTENT)
 
     async def _hold(self, run: Run, reason: str) -> Event:
+        gid, unreadable = run.transaction.gid, Ending.HAZARD in run.transaction.endings.values()
+        # Before it is held, not after: nobody looks at what is held until an operator does.
+        detail = f"{run.alert}: {reason}" if run.alert else reason
+        await self.alerts.raise_alert(gid, AlertKind.HAZARD if unreadable else AlertKind.PARKED, detail)
         if run.journalled:  # Its intent stands: that row becomes the parked one.
-            gid = run.transaction.gid
-            event = _fact(await self.journal.conclude(gid, Standing.PARKED, reason=reason, hold_s=run.hold_s), reason)
-        else:
-            event = await self._write(run, Standing.PARKED, reason=reason)
-        if isinstance(event, HeldForOperator):
-            unreadable = Ending.HAZARD in run.transaction.endings.values()
-            kind = AlertKind.HAZARD if unreadable else AlertKind.PARKED
-            await self.alerts.raise_alert(run.transaction.gid, kind, event.reason)
-        return event
+            return _fact(await self.journal.conclude(gid, Standing.PARKED, reason=reason, hold_s=run.hold_s), reason)
+        return await self._write(run, Standing.PARKED, reason=reason)
 
     async def _decide(self, run: Run, action: Decide) -> Event:
         if not action.forced:

@@ -67,8 +67,17 @@ class Run:
     @property
     def hold_s(self) -> float | None:
         """How long it may be held for an operator; None is until one decides."""
+        return park.hold_s if (park := self._park) else None
+
+    @property
+    def alert(self) -> str:
+        """What its policy has to say to the operator that it is held for."""
+        return park.alert if (park := self._park) else ""
+
+    @property
+    def _park(self) -> Park | None:
         final = self.policy.then if isinstance(self.policy, Retry) else self.policy
-        return final.hold_s if isinstance(final, Park) else None
+        return final if isinstance(final, Park) else None
 
     def record(self, standing: Standing, *, reason: str = "") -> Record:
         """The journal's row about this transaction, were it decided so now."""

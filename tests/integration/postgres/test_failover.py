@@ -6,22 +6,19 @@ whichever is the primary under one address.
 
 import asyncio
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
 from coordinator import Coordinator
 from coordinator.alerts import AlertKind
-from coordinator.dev.downloads import cache_directory
-from coordinator.dev.postgres import LocalPostgres
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.protocol.model import Ending
 from coordinator.settings import load
 from participants import Postgres
 from tests.integration.postgres.branches import prepared, until
 from tests.integration.postgres.conftest import query
-from tests.integration.postgres.relay import Relay
+from tests.integration.postgres.pair import paired
 
 TABLE = "CREATE TABLE business (n int)"
 ALERTS = "SELECT coalesce(array_agg(gid || ' ' || kind ORDER BY gid), '{}') FROM unanimity.alerts"
@@ -31,38 +28,9 @@ WRITTEN = "SELECT coalesce(array_agg(n ORDER BY n), '{}') FROM business"
 
 @pytest.fixture
 async def pair(private_postgres, servers_directory):
-    """A primary and its asynchronous standby, and the address that leads to the one that is the primary."""
-    primary = await private_postgres()
-    standby = LocalPostgres(servers_directory / f"standby-of-{primary.port}", cache=cache_directory())
-    async with Relay(primary.port) as address, Relay(primary.port) as wire:
-        await query(primary.url, TABLE)
-        await standby.follow(f"postgresql://postgres@127.0.0.1:{wire.port}/postgres")
-        yield SimpleNamespace(
-            primary=primary,
-            standby=standby,
-            address=address,
-            wire=wire,
-            url=f"postgresql://postgres@127.0.0.1:{address.port}/postgres",
-        )
-        await standby.kill()
-
-
-async def cut_off(pair):
-    """The standby has heard of everything until now, and hears nothing more."""
-    position = await query(pair.primary.url, "SELECT pg_current_wal_flush_lsn()::text")
-
-    async def caught_up():
-        return await query(pair.standby.url, "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", position)
-
-    await until(caught_up)
-    await pair.wire.lead_to(None)
-
-
-async def fail_over(pair):
-    """The primary dies, the standby is promoted, and the address leads to it."""
-    await pair.primary.kill()
-    await pair.standby.promote()
-    await pair.address.lead_to(pair.standby.port)
+    """A primary and its standby."""
+    async with paired(await private_postgres(), servers_directory) as made:
+        yield made
 
 
 @asynccontextmanager
@@ -96,7 +64,7 @@ async def test_an_asynchronous_standby_is_promoted_between_decision_and_second_p
             action="call",
             labels={"branch": "db"},
             times=1,
-            call=lambda: cut_off(pair),
+            call=pair.cut_off,
         )
         with ArmedFaults(faults=[cut]) as armed:
             first = await write(coordinator, 1)
@@ -115,7 +83,7 @@ async def test_an_asynchronous_standby_is_promoted_between_decision_and_second_p
         assert await query(pair.standby.url, WRITTEN) == []
         assert await query(database, ALERTS) == []
 
-        await fail_over(pair)
+        await pair.fail_over()
 
         async def told_of_both():
             return len(await query(database, ALERTS)) == 2 and not await query(pair.standby.url, PREPARED)
@@ -146,9 +114,9 @@ async def test_another_history_gives_the_lost_branchs_transaction_id_to_another(
     await participant.open()
     try:
         await until(lambda: query(pair.standby.url, "SELECT to_regclass('unanimity.branches') IS NOT NULL"))
-        await cut_off(pair)
+        await pair.cut_off()
         lost = await prepared(participant)
-        await fail_over(pair)
+        await pair.fail_over()
         connection = await asyncpg.connect(pair.standby.url)
         while int(await connection.fetchval("SELECT pg_current_xact_id()::text")) <= int(lost.evidence["xid"]):
             continue
