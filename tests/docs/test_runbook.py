@@ -1,0 +1,121 @@
+"""What `docs/operating.md` tells operators to run is run, and does what the page says."""
+
+import asyncio
+import os
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from coordinator import Coordinator, Park, Parked
+from coordinator.gids import new_gid
+from coordinator.schema import apply
+from examples.social_post.promises import SETTINGS
+from examples.social_post.service import TABLES
+from participants import Kafka, Postgres
+from tests.docs.pages import ROOT, blocks, part
+from tests.docs.privileges import PAGE
+
+WITHIN_S = 60
+NOWHERE = "127.0.0.1:1"
+OLD = new_gid("unan", datetime.now(tz=UTC) - timedelta(days=2), bytes(10))
+LETTER = """
+    INSERT INTO unanimity.outbox (message_id, participant, topic, key, value, shard, dead, attempts, last_error)
+    VALUES ('m', 'events', $1, 'k', 'v', 0, true, 6, 'UnknownTopicOrPartitionError')
+"""
+
+
+@pytest.fixture
+def run(database, kafka, tmp_path):
+    """A function that runs a part of the page, with the settings of an operator of this database and this broker."""
+    party = f'[participants]\ndb = "{database}"\nevents = "kafka://{kafka.bootstrap}"\n'
+    (tmp_path / "coordinator.toml").write_text(f'journal = "{database}"\n{party}')
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COORDINATOR_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    async def run(name: str, gid: str = "", *, code: int = 0) -> str:
+        command = ("bash", "-euo", "pipefail", "-c", part(PAGE, name))
+        running = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=tmp_path,
+            env=environment | {"GID": gid, "COLUMNS": "200"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await asyncio.wait_for(running.communicate(), WITHIN_S)
+        assert running.returncode == code, output.decode()
+        return output.decode()
+
+    return run
+
+
+@pytest.fixture
+async def connection(database):
+    """The operator's own eyes."""
+    opened = await asyncpg.connect(database)
+    await apply(opened)
+    await opened.execute(TABLES)
+    yield opened
+    await opened.close()
+
+
+def coordinator(database: str, brokers: str) -> Coordinator:
+    participants = {"db": Postgres(database), "events": Kafka(brokers)}
+    return Coordinator(journal=database, participants=participants, settings=SETTINGS)
+
+
+async def test_a_parked_transaction_is_looked_at_and_decided(run, connection, database):
+    """The broker is away; the operator commits, and the message waits in the outbox."""
+    async with coordinator(database, NOWHERE) as running:
+        with pytest.raises(Parked) as held:
+            async with running.transaction("t", policy=Park(within_s=0.2), recipe="last-resource") as transaction:
+                db = await transaction.enlist("db")
+                await db.execute("INSERT INTO posts (author, body) VALUES ('ann', 'hello')")
+                await transaction.publish("events", topic="posts", value="hello")
+        gid = held.value.gid
+        looked = await run("looking", gid)
+        assert looked.count(gid) >= 4  # Listed, told, in doubt, and alerted.
+        await run("parked", gid)
+        assert await connection.fetchval("SELECT count(*) FROM posts") == 1
+    assert await connection.fetchval("SELECT count(*) FROM unanimity.alerts WHERE resolved_at IS NULL") == 0
+    assert await connection.fetchval("SELECT count(*) FROM unanimity.audit WHERE actor = 'ann'") == 2
+
+
+async def test_a_branch_that_is_older_than_the_journal_is_decided(run, connection, database):
+    """Only a word of an operator ends it."""
+    await connection.execute("BEGIN")
+    await connection.execute("INSERT INTO posts (author, body) VALUES ('ann', 'hello')")
+    await connection.execute(f"PREPARE TRANSACTION '{OLD}:db'")
+    async with coordinator(database, NOWHERE):
+        assert "prepared" in await run("in-doubt", OLD)
+    assert await connection.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()") == 0
+    assert await connection.fetchval("SELECT count(*) FROM posts") == 0
+
+
+async def test_what_was_given_up_is_delivered_or_discarded(run, connection, database, kafka, topic):
+    """By the relay of whoever runs."""
+    await connection.execute(LETTER, topic)
+    async with coordinator(database, kafka.bootstrap):
+        await run("dead-letters")
+        async with asyncio.timeout(WITHIN_S):
+            while await connection.fetchval("SELECT count(*) FROM unanimity.outbox"):
+                await asyncio.sleep(0.05)
+    await connection.execute(LETTER, topic)
+    await run("discard")
+    assert await connection.fetchval("SELECT count(*) FROM unanimity.outbox") == 0
+
+
+async def test_the_doctor_is_asked(run, connection):
+    """Its notes on a single broker are no failure."""
+    assert "max_prepared_transactions" in await run("doctor", code=1)
+
+
+def test_every_part_of_the_page_is_run_by_a_test():
+    """A block that is named, and asked for by nobody, would be run by nobody."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "docs").glob("*.py"))
+    names = {block.said for block in blocks(PAGE) if block.mark == "part"}
+    assert names
+    assert {name for name in names if not re.search(rf'"{name}"', tests)} == set()
