@@ -61,7 +61,7 @@ def owed_now(row: Mapping[str, Any]) -> list[str]:
 
 def recorded(row: Mapping[str, Any]) -> Record:
     """The record that a row of the ledger holds, as the engine would load it."""
-    unlisted = {"name": "", "recipe": Recipe.TWO_PHASE, "idempotency_key": None, "outbox": None}
+    unlisted = {"name": "", "recipe": Recipe.TWO_PHASE, "idempotency_key": None, "outbox": None, "adoptions": 0}
     return record_of(unlisted | dict(row) | {"branches": json.dumps(row["branches"])})
 
 
