@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from coordinator import Coordinator, Park, Parked
+from coordinator import Coordinator, Park, Parked, doctor
 from coordinator.gids import new_gid
 from coordinator.schema import apply
 from examples.social_post.observer import until
@@ -115,6 +115,14 @@ async def test_what_was_given_up_is_delivered_or_discarded(run, connection, data
 async def test_the_doctor_is_asked(run, connection):
     """Its notes on a single broker are no failure."""
     assert "max_prepared_transactions" in await run("doctor", code=1)
+
+
+async def test_the_page_names_everything_that_the_doctor_looks_at(database, kafka, connection):
+    """Whoever reads what to set reads all of it."""
+    page = PAGE.read_text()
+    found = [*await doctor.examine_postgres(database), *await doctor.examine_kafka(kafka.bootstrap)]
+    looked_at = {re.sub("^tables of .*", "tables of each component", finding.what) for finding in found}
+    assert {what for what in looked_at if what not in page} == set()
 
 
 def test_every_part_of_the_page_is_run_by_a_test():
