@@ -134,10 +134,9 @@ class EngineWork:
             await asyncio.wait({task}, timeout=min(left_s, self.settle_within_s))
         if not task.done() and not self._undecided():
             await asyncio.wait({task}, timeout=self.settle_within_s)
-        if (
-            task.done() and not task.cancelled()
-        ):  # Cancelled: its process stops, and another one knows what became of it.
+        if task.done() and not task.cancelled():
             task.result()
+        # Cancelled is what a process drives that stops: what has become of it is asked of another one.
         return self.run.transaction
 
     def _undecided(self) -> bool:

@@ -31,7 +31,7 @@ CELLS = ("before", "after")
 def actions(case: Case) -> tuple[str, ...]:
     """What can happen: a prepared transaction of a broker that prepares never times out."""
     prepared = case.recipe == "two-phase" or (case.prepares and case.databases > 1)
-    return ("crash", "takeover", "reborn", "sweep", "lost", *(() if prepared else ("time_out",)))
+    return ("crash", "stop", "takeover", "reborn", "sweep", "lost", *(() if prepared else ("time_out",)))
 
 
 def verdict(case: Case, *strikes: Strike) -> Verdict:

@@ -10,6 +10,7 @@ from coordinator.engine.performer import Performer, _fact
 from coordinator.engine.recovery import Recovery
 from coordinator.engine.run import Run
 from coordinator.engine.sweep import Sweep
+from coordinator.engine.work import EngineWork
 from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.journal.memory import MemoryJournal, MemoryTransactionalIds, _Row
 from coordinator.ports import OwnsIds
@@ -205,6 +206,21 @@ def abort_before_written(patch: pytest.MonkeyPatch) -> None:
 
 
 TWO_PHASE = ["two-phase", "two-phase, two databases"]
+
+
+def stopping_taken_for_a_rollback(patch: pytest.MonkeyPatch) -> None:
+    """A process that stops tells its callers that what it lets go of was rolled back."""
+    drive = EngineWork._drive
+
+    async def hasty(self):
+        transaction = await drive(self)
+        if self.driver.stopped and self._undecided():
+            raise Unavailable("this process is stopping")
+        return transaction
+
+    patch.setattr(EngineWork, "_drive", hasty)
+
+
 BUGS: dict[str, tuple[Patch, list[str]]] = {
     "decision not durable": (decision_not_durable, TWO_PHASE),
     "NO vote ignored": (no_vote_ignored, ["two-phase, refused", "commit record, rollback, refused"]),
@@ -220,6 +236,7 @@ BUGS: dict[str, tuple[Patch, list[str]]] = {
     "rows released too early": (rows_released_before_they_are_there, ["two-phase, refused, backup polling"]),
     "waiting rows left out": (waiting_rows_left_out, ["commit record"]),
     "second phase not repeated": (second_phase_not_repeated, ["commit record", *TWO_PHASE]),
+    "stopping taken for a rollback": (stopping_taken_for_a_rollback, ["commit record", *TWO_PHASE]),
     "late PREPARE left behind": (late_prepare_left_behind, TWO_PHASE),
     "abort acted on before it is written": (abort_before_written, TWO_PHASE),
 }

@@ -78,7 +78,7 @@ class Strike:
 
     at: int
     cell: str
-    action: str  # crash | takeover | reborn | sweep | lost | time_out
+    action: str  # crash | stop | takeover | reborn | sweep | lost | time_out
 
 
 @dataclass
@@ -153,6 +153,9 @@ class Injector:
             case "crash":
                 self.world.dead.add("A")
                 raise Died
+            case "stop":
+                # In a task of its own: stopping cancels whoever is being driven, which may be who came here.
+                await asyncio.wait({self.world.stop("A")})
             case "takeover":
                 await self.world.takeover()
             case "reborn":
@@ -178,6 +181,7 @@ class World:
         self.dead: set[str] = set()
         self.processes: dict[str, Process] = {}
         self._successors = 0
+        self._stops: set[asyncio.Task[None]] = set()
 
     async def process(self, name: str) -> "Process":
         """A new process that is an owner."""
@@ -188,6 +192,12 @@ class World:
 
     def broker(self, name: str) -> MemoryBroker:
         return self.processes[name].broker
+
+    def stop(self, name: str) -> "asyncio.Task[None]":
+        """The process is told to stop and has no time left: it lets everything go and resigns. Others come at once."""
+        task = asyncio.create_task(self.processes[name].stop())
+        self._stops.add(task)
+        return task
 
     async def takeover(self) -> None:
         """A's lease runs out while it is held; another process takes over and finishes what it finds."""
@@ -235,6 +245,8 @@ class World:
         _process.set("A")
         a = await self.process("A")
         answer = await self._transaction(a)
+        if self._stops:
+            await asyncio.wait(self._stops)
         if "A" not in self.dead:
             try:
                 await a.settle()
@@ -340,7 +352,7 @@ class Process:
             sweep=sweep,
             failover=Failover(participants=participants, journal=self.journal, alerts=alerts),
         )
-        engine = TransactionEngine(
+        self.engine = TransactionEngine(
             participants=participants,
             journal=self.journal,
             ownership=self.ownership,
@@ -351,11 +363,18 @@ class Process:
             prefix="test",
             chance=chance,
         )
-        self.client = Client(engine=engine)
+        self.client = Client(engine=self.engine)
 
     async def start(self) -> None:
         """Become an owner. The loops are not started: the world says when a round comes."""
         await self.ownership.register()
+
+    async def stop(self) -> None:
+        """As the coordinator does at the end of its time, then another process looks: it needs to wait for no lease."""
+        await self.engine.drain(0)
+        await self.engine.stop()
+        await self.ownership.resign()
+        await self.world.successor()
 
     async def settle(self) -> None:
         """Let everything that is being driven end, and record what has finished."""
