@@ -5,12 +5,13 @@
     NONE                                          ended as asked, now or before
     CONCURRENT_TRANSACTIONS                       the markers are being written: ask again
     NOT_COORDINATOR, LOADING, no answer           unknown: find the coordinator and ask again
-    INVALID_TXN_STATE                             it ended the other way
+    INVALID_TXN_STATE                             it ended the other way, as far as this broker knows
     PRODUCER_FENCED, INVALID_PRODUCER_EPOCH       somebody initialised the id, or its next transaction has begun
     INVALID_PRODUCER_ID_MAPPING                   the id has expired
 
-The last two say nothing about the outcome, so it is read back from the partition: a fetch from the transaction's first
-record says whether it is stable, and whether its producer's transaction there was aborted.
+The last three prove nothing about the outcome, so it is read back from the partition: a fetch from the transaction's
+first record says whether it is stable, and whether its producer's transaction there was aborted. (A coordinator that
+was replaced while it stood still says INVALID_TXN_STATE of a transaction that began behind its back.)
 (`docs/decisions/0003-the-kafka-codec.md` has what real brokers answered.)
 """
 
@@ -41,6 +42,8 @@ _ASK_AGAIN = frozenset(
 _SAYS_NOTHING = frozenset(
     {Code.PRODUCER_FENCED, Code.INVALID_PRODUCER_EPOCH, Code.INVALID_PRODUCER_ID_MAPPING},
 )
+# How long the partition is looked at before the coordinator is asked again.
+_LOOK_WITHIN_S = 0.2
 # Base offset, length, leader epoch, magic, checksum, attributes, last offset delta, two times, producer id, its epoch.
 _BATCH_HEADER = struct.Struct(">qiibIhiqqqh")
 
@@ -59,12 +62,22 @@ async def end(cluster: Cluster, branch: KafkaBranch, *, commit: bool, within_s: 
     Raises `InDoubt` when nobody could tell within *within_s* seconds; `Misconfigured` when we may not ask.
     """
     request = EndTxn(branch.transactional_id, branch.producer, commit)
-    code, following = await definite_answer(cluster, request, within_s=within_s)
-    if code == Code.NONE:
-        return Ended(Ending.COMMITTED if commit else Ending.ABORTED, following)
-    if code == Code.INVALID_TXN_STATE and commit:
-        return Ended(Ending.ABORTED)
-    return Ended(await read_back(cluster, branch, within_s=within_s))
+    until = asyncio.get_running_loop().time() + within_s
+    while True:
+        code, following = await definite_answer(cluster, request, within_s=within_s)
+        if code == Code.NONE:
+            return Ended(Ending.COMMITTED if commit else Ending.ABORTED, following)
+        if code in _SAYS_NOTHING:
+            return Ended(await read_back(cluster, branch, within_s=within_s))
+        try:
+            ending = await read_back(cluster, branch, within_s=_LOOK_WITHIN_S)
+        except InDoubt:
+            if asyncio.get_running_loop().time() > until:
+                raise
+        else:
+            if ending is not Ending.HAZARD or asyncio.get_running_loop().time() > until:
+                return Ended(ending)
+        cluster.forget(transactional_id=branch.transactional_id)  # Still open: whoever coordinates it now knows more.
 
 
 async def definite_answer(cluster: Cluster, request: EndTxn, *, within_s: float) -> tuple[int, Producer]:
@@ -122,8 +135,8 @@ async def read_back(cluster: Cluster, branch: KafkaBranch, *, within_s: float) -
             failure = None
             if fetched.code == Code.TOPIC_AUTHORIZATION_FAILED:
                 raise Misconfigured(f"not authorised to read {branch.topic!r}, where the outcome stands: grant READ")
-            if fetched.code == Code.OFFSET_OUT_OF_RANGE:
-                return Ending.HAZARD
+            if fetched.code == Code.OFFSET_OUT_OF_RANGE:  # Or its leader stood still, and does not know it yet.
+                failure = Refused(f"{branch.topic}-{branch.partition} has no offset {branch.offset}")
             if fetched.code == Code.NONE and fetched.last_stable_offset > branch.offset:
                 return _outcome(fetched, branch)
         cluster.forget(topic=branch.topic)

@@ -9,6 +9,10 @@ from coordinator.dev.kafka import LocalKafka
 from coordinator.errors import InDoubt, Unavailable
 from coordinator.ports import Ability
 from coordinator.protocol.model import Ending, Prepared, Recipe, Vote
+from participants import Kafka
+from participants.kafka import outcome
+from participants.kafka.codes import Code
+from participants.kafka.participant import KafkaSession
 from tests.integration.kafka.probe import GID, NAME, branch_of, message, voted
 
 pytestmark = pytest.mark.timeout(180)
@@ -141,6 +145,61 @@ async def test_the_coordinating_broker_of_three_dies_between_vote_and_end(three,
         await three.start(broker=victim)
     probe.cluster.forget(topic="coordinated")
     assert sorted(await probe.values("coordinated", 0, 1, 2)) == [b"0", b"1", b"2"]
+
+
+async def test_a_coordinator_that_was_replaced_while_it_was_frozen_is_not_believed(three, opened, probing, monkeypatch):
+    """It knows the id's last transaction and not this one, and says INVALID_TXN_STATE, although it was replaced.
+
+    The question waits in its socket while it is frozen, and is answered before it hears of its successor.
+    """
+    await three.create_topic("replaced", partitions=3)
+    kafka, probe = await opened(three.bootstrap), probing(three.bootstrap)
+    first = await voted(kafka, message("replaced", b"first", partition=0), recipe=Recipe.TWO_PHASE)
+    assert await kafka.commit(first) is Ending.COMMITTED
+    transactional_id = branch_of(first).transactional_id
+    frozen = await probe.coordinator(transactional_id)
+    leaders = await kafka.cluster.partitions("replaced")
+    partition = next(number for number, leader in leaders.items() if leader != frozen)
+    session = await _begun_on(transactional_id, kafka)
+    answers = _recorded(monkeypatch)
+    while (await probe.state(transactional_id)).state != "CompleteCommit":  # noqa: ASYNC110 - a broker tells nobody.
+        await asyncio.sleep(0.01)
+    three.freeze(broker=_number(three, frozen))
+    try:
+        session.publish(message("replaced", b"second", partition=partition))
+        _, evidence = await session.vote(60)
+        second = Prepared(gid=GID, branch=NAME, evidence=evidence)
+        ending = asyncio.create_task(_known(kafka.commit, second))
+        await asyncio.sleep(0.5)
+    finally:
+        three.thaw(broker=_number(three, frozen))
+    assert await ending is Ending.COMMITTED
+    assert (answers[0], answers[-1]) == (Code.INVALID_TXN_STATE, Code.NONE)
+    probe.cluster.forget(topic="replaced")
+    assert (await probe.values("replaced", partition))[-1] == b"second"
+
+
+def _recorded(monkeypatch) -> list[Code]:
+    """The answers to `EndTxn`, as they come."""
+    ask, answers = outcome._ask, []
+
+    async def recording(cluster, request):
+        code, following = await ask(cluster, request)
+        answers.append(Code(code))
+        return code, following
+
+    monkeypatch.setattr(outcome, "_ask", recording)
+    return answers
+
+
+async def _begun_on(transactional_id: str, kafka: Kafka) -> KafkaSession:
+    """A session on this very id; the pool gives it out again after the others."""
+    others = []
+    while (session := await kafka.begin(GID, recipe=Recipe.TWO_PHASE))._pooled.transactional_id != transactional_id:
+        others.append(session)
+    for other in others:
+        await other.discard()
+    return session
 
 
 async def test_a_partitions_leader_moves_within_one_transaction(three, opened, probing):
