@@ -4,10 +4,12 @@
 
 Absent: the hooks are cut out of the sources before they are compiled. Each round measures every variant once, each in a
 process of its own, in a new order; the engine is all that runs, so this is the largest share that a hook can have.
+Steps are bytecodes of the modules that a transaction goes through: they do not depend on who else uses the machine.
 """
 
 import ast
 import asyncio
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -18,11 +20,17 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 VARIANTS = ("absent", "disabled", "spans and metrics")
-ROUNDS, WARM_UP, TRANSACTIONS = 9, 300, 4000
+ROUNDS, WARM_UP, TRANSACTIONS, COUNTED = 9, 300, 4000, 50
+ROOT = Path(__file__).resolve().parent.parent.parent
+ON_THE_WAY = tuple(
+    f"coordinator/{name}.py"
+    for name in ("client", *(f"engine/{n}" for n in ("service", "work", "driver", "performer", "run")))
+)
 HOOKED = ("coordinator.engine.", "coordinator.journal.", "participants.outbox.")
 HOOKS = ("following", "telemetry", "flushed", "raised")
 
@@ -84,26 +92,51 @@ class WithoutHooks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(code, module.__dict__)
 
 
-async def measure(variant: str) -> float:
-    """Microseconds of CPU per transaction."""
+async def measure(variant: str) -> dict[str, float]:
+    """Microseconds of CPU, and steps of the interpreter (bytecodes), per transaction."""
     from coordinator import Coordinator
     from participants import MemoryBroker, MemoryDatabase
 
-    broker = MemoryBroker()
-    participants = {"db": MemoryDatabase(), "events": broker}
-    async with Coordinator(
-        journal="memory://cost", participants=participants, telemetry=_telemetry(variant)
-    ) as running:
-        began_s = 0.0
-        for number in range(WARM_UP + TRANSACTIONS):
-            if number == WARM_UP:
-                began_s = time.process_time()
-            async with running.transaction("t") as transaction:
-                (await transaction.enlist("db")).insert("t", number)
-                await transaction.publish("events", topic="t", value="x")
+    participants = {"db": MemoryDatabase(), "events": MemoryBroker()}
+    telemetry = _telemetry(variant)
+    async with Coordinator(journal="memory://cost", participants=participants, telemetry=telemetry) as running:
+
+        async def run(transactions: int) -> None:
+            for number in range(transactions):
+                async with running.transaction("t") as transaction:
+                    (await transaction.enlist("db")).insert("t", number)
+                    await transaction.publish("events", topic="t", value="x")
+
+        await run(WARM_UP)
+        began_s = time.process_time()
+        await run(TRANSACTIONS)
         spent_s = time.process_time() - began_s
-    assert len(broker.topics.messages) == WARM_UP + TRANSACTIONS
-    return spent_s / TRANSACTIONS * 1e6
+        counts = []
+        for _ in range(COUNTED):
+            with steps_counted() as steps:
+                await asyncio.create_task(run(1))  # A new task, so that all of its frames are watched.
+            counts.append(steps[0])
+    return {"us": spent_s / TRANSACTIONS * 1e6, "steps": statistics.median(counts)}
+
+
+@contextlib.contextmanager
+def steps_counted() -> Iterator[list[int]]:
+    """Count every bytecode of every frame that begins inside, in the modules on a transaction's way."""
+    steps = [0]
+
+    def step(frame, event, _):
+        if not frame.f_code.co_filename.endswith(ON_THE_WAY):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            steps[0] += 1
+        return step
+
+    sys.settrace(step)
+    try:
+        yield steps
+    finally:
+        sys.settrace(None)
 
 
 def _telemetry(variant: str):
@@ -117,33 +150,37 @@ def _telemetry(variant: str):
     return configured(TracerProvider(), MeterProvider())
 
 
+def measured(variant: str) -> dict[str, float]:
+    """What one variant takes, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.telemetry_cost", variant]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
 def main() -> None:
     """Measure every variant in turn, and say what it came to."""
     if len(sys.argv) > 1:
         variant, hooks = sys.argv[1], WithoutHooks()
         if variant == "absent":
             sys.meta_path.insert(0, hooks)
-        spent_us = asyncio.run(measure(variant))
-        sys.stdout.write(json.dumps({"us": spent_us, "cut": sum(hooks.cut.values())}))
+        sys.stdout.write(json.dumps({**asyncio.run(measure(variant)), "cut": sum(hooks.cut.values())}))
         return
-    spent: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    orders = itertools.cycle(itertools.permutations(VARIANTS))
-    cut = 0
-    for _ in range(random.randrange(6)):
-        next(orders)
+    orders = list(itertools.permutations(VARIANTS))
+    rounds = []
     for number in range(ROUNDS):
-        for variant in next(orders):
-            command = [sys.executable, "-m", "tests.benchmarks.telemetry_cost", variant]
-            found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-            spent[variant].append(found["us"])
-            cut = max(cut, found["cut"])
+        rounds.append({variant: measured(variant) for variant in random.choice(orders)})
         sys.stderr.write(f"round {number + 1} of {ROUNDS}\n")
-    least = min(spent["absent"])
-    sys.stdout.write(f"CPU per transaction on participants in memory ({TRANSACTIONS} a round, {cut} hooks cut out)\n")
-    for variant, values in spent.items():
+    cut = rounds[0]["absent"]["cut"]
+    sys.stdout.write(f"Per transaction on participants in memory; {cut} hooks are cut out where they are absent\n")
+    for variant in VARIANTS:
+        steps = statistics.median(found[variant]["steps"] for found in rounds)
+        more = steps / statistics.median(found["absent"]["steps"] for found in rounds) - 1
+        spent_us = statistics.median(found[variant]["us"] for found in rounds)
+        ratios = sorted(found[variant]["us"] / found["absent"]["us"] for found in rounds)
         sys.stdout.write(
-            f"  {variant:18s} least {min(values):6.1f} us ({min(values) / least - 1:+7.2%})   "
-            f"median {statistics.median(values):6.1f} us   most {max(values):6.1f} us\n"
+            f"  {variant:18s} {steps:8.0f} steps ({more:+7.2%})   {spent_us:5.0f} us of CPU "
+            f"({statistics.median(ratios) - 1:+7.1%}; rounds {ratios[0] - 1:+.1%} to {ratios[-1] - 1:+.1%})\n"
         )
 
 
