@@ -273,12 +273,18 @@ class Kafka:
         return code, producer, None
 
     async def _accepts_two_phase(self) -> bool:
-        """Whether the brokers allow KIP-939: the first two-phase ids are the question."""
+        """Whether the brokers allow KIP-939: the first two-phase ids are the question.
+
+        No answer is not a no: who demanded it is believed, and what is asked later finds out.
+        """
         try:
             pooled = await self.two_phase.take()
-        except (Misconfigured, Unavailable) as failure:
+        except Misconfigured as failure:
             logger.info("%s does not prepare: %s", self.name, failure)
             return False
+        except Unavailable as failure:
+            logger.warning("%s does not say yet whether it prepares: %s", self.name, failure)
+            return bool(self._two_phase_wanted)
         self.two_phase.put_back_unused(pooled)
         return True
 
