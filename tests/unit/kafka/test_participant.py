@@ -34,7 +34,8 @@ async def test_a_cluster_that_cannot_say_whether_it_prepares(wanted, answer, abi
         raise Unavailable("away")
 
     kafka.cluster = SimpleNamespace(check=six)
-    kafka.ordinary, kafka.two_phase = SimpleNamespace(take=away), SimpleNamespace(take=no_ids)
+    kafka.ordinary = SimpleNamespace(take=away, put_back_unused=lambda pooled: None)
+    kafka.two_phase = SimpleNamespace(take=no_ids)
     if abilities is None:
         with pytest.raises(Misconfigured, match="KIP-939"):
             await kafka.open()
