@@ -228,8 +228,8 @@ def markdown(data: dict[str, Any]) -> str:
     on = data["machine"]
     introduction = (
         f"`python -m tests.benchmarks.growth`, {data['date'][:10]}: {data['rounds']} interleaved rounds, medians;"
-        " whiskers and brackets are the least and the greatest round."
-        f" {on['cores']} cores that clients and servers share."
+        f" whiskers and brackets are the least and the greatest round. {on['cores']} cores that clients and servers"
+        f" share; the load average at the end was {on['load_average'][0]:g}."
     )
     lines = [introduction]
     for curve in CURVES:

@@ -43,7 +43,7 @@ class Wrong(Exception):
     """A count or an order was wrong: what was measured is worth nothing."""
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, *, every_s: float, within_s: float = 120) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, *, every_s: float, within_s: float = 240) -> None:
     """Ask *condition* until it holds; raise `Wrong` that names *what* never came."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + within_s

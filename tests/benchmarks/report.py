@@ -157,7 +157,8 @@ def markdown(data: dict[str, Any]) -> str:
         f"`{data['command']}`, {data['date'][:10]}: {how['rounds']} interleaved rounds, medians; in brackets the least"
         f" and the greatest round. PostgreSQL {made['postgresql']} (`fsync` on), Apache Kafka {made['kafka']} (one"
         f" broker, `acks=all`), Python {made['python']}, aiokafka {made['aiokafka']}, asyncpg {made['asyncpg']},"
-        f" txoutbox {made['txoutbox']}; {on['cores']} cores ({on['processor']}) that clients and servers share."
+        f" txoutbox {made['txoutbox']}; {on['cores']} cores ({on['processor']}) that clients and servers"
+        f" share; the load average at the end was {on['load_average'][0]:g}."
     )
     lines = [introduction, "", "| ratio | measured | rounds | target | |", "|---|--:|--:|--:|---|"]
     for name, judged in {**data["targets"], **data["more_ratios"]}.items():

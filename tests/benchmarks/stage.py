@@ -98,11 +98,19 @@ def cpu_s(pid: int) -> float:
     return used
 
 
+def own_directory() -> Path:
+    """Where this run's servers keep their data; what killed runs left is removed."""
+    directory = Path(".dev") / f"bench-{os.getpid()}"
+    for found in directory.parent.glob("bench-*"):
+        if found == directory or not psutil.pid_exists(int(found.name.removeprefix("bench-"))):
+            shutil.rmtree(found, ignore_errors=True)
+    return directory
+
+
 @asynccontextmanager
 async def servers() -> AsyncIterator[tuple[LocalPostgres, LocalKafka]]:
     """A PostgreSQL and a Kafka broker of this run's own, durable as they are by default; gone afterwards."""
-    directory = Path(".dev") / f"bench-{os.getpid()}"
-    shutil.rmtree(directory, ignore_errors=True)
+    directory = own_directory()
     postgres = LocalPostgres(directory / "postgres", cache=cache_directory())
     kafka = LocalKafka(directory=directory / "kafka", cache=cache_directory(), two_phase=True)
     try:

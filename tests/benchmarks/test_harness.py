@@ -15,7 +15,8 @@ from tests.benchmarks.measure import Book, Ratio, percentile, summarised, there_
 from tests.benchmarks.plots import chart
 from tests.benchmarks.ratios import CONCURRENCY, MORE, RATIOS
 from tests.benchmarks.readback import Seen, Wrong, check, number_of, value_of
-from tests.benchmarks.report import between_markers, markdown, report
+from tests.benchmarks.report import ROOT, between_markers, markdown, report
+from tests.benchmarks.spent import shares
 from tests.benchmarks.stage import Progress, Settings, Stage
 
 NAMES = [
@@ -152,11 +153,31 @@ def test_the_charts_of_the_page_are_drawn_from_what_was_measured():
         for side in curve.sides
         for x in curve.shapes
     }
-    data = {"points": points, "machine": {"cores": 2}, "rounds": 3, "date": "2026-11-24T16:00:00"}
+    data = {
+        "points": points,
+        "machine": {"cores": 2, "load_average": [1.0]},
+        "rounds": 3,
+        "date": "2026-11-24T16:00:00",
+    }
     page = growth_markdown(data)
     for name, svg in drawings(data).items():
         ElementTree.fromstring(svg)
         assert f"(plots/{name})" in page
+
+
+def test_what_is_written_in_c_counts_for_its_callers():
+    """And everything counts once."""
+    ours, theirs = (
+        (str(ROOT / "coordinator/engine/driver.py"), 1, "drive"),
+        ("/x/site-packages/asyncpg/pool.py", 2, "f"),
+    )
+    built_in = ("~", 0, "<built-in method builtins.len>")
+    stats = {
+        ours: (1, 1, 3.0, 5.0, {}),
+        theirs: (1, 1, 1.0, 1.0, {ours: (1, 1, 1.0, 1.0)}),
+        built_in: (2, 2, 0.75, 0.75, {ours: (1, 1, 0.5, 0.5), theirs: (1, 1, 0.25, 0.25)}),
+    }
+    assert shares(stats) == {"engine": 3.5, "asyncpg": 1.25}
 
 
 @pytest.mark.parametrize(
