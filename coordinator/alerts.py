@@ -92,7 +92,8 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
         "A branch of ours is prepared, but is older than the journal's memory: that no record speaks of it does not "
         "mean abort. It is left alone, and holds its locks.",
         "Compare with the other participants, and commit or abort the branch by hand; then resolve the alert. It comes "
-        "from a backup that was restored, or from a journal that is not this one.",
+        "from a failover of the journal's database to a standby that lagged, from a backup that was restored, or from "
+        "a journal that is not this one.",
     ),
     AlertKind.POISON: Explanation(
         "A transaction was adopted more than five times, and every process that drove it ended before it had. It is "

@@ -32,6 +32,8 @@ JOURNAL_RETENTION_S = 24 * 3600.0
 PURGE_PERIOD_S = 600.0
 # After a failover, commits that were finished this recently are looked for: no standby that is promoted lags further.
 FAILOVER_LOOK_BACK_S = 900.0
+# How far apart the clocks of processes and the journal may be, where an id's age is compared with the journal's.
+CLOCKS_APART_S = 10.0
 # A record of our own that nobody here is busy with is driven again when it is older than any drive takes to begin.
 OWN_RECORD_IDLE_S = 5.0
 # A record that was adopted more often without being finished kills whoever drives it: it waits for a person.

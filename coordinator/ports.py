@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from coordinator.alerts import AlertKind as AlertKind
 from coordinator.alerts import Alerts as Alerts
+from coordinator.owning import Owners as Owners
+from coordinator.owning import TransactionalIds as TransactionalIds
 from coordinator.protocol.model import (
     BranchName,
     Ending,
@@ -84,6 +86,14 @@ class Journal(Protocol):
         """The row about *gid*, finished or not; None where there is none."""
         ...
 
+    async def remembers_since(self) -> datetime | None:
+        """When the journal's present history began (a failover, a restored backup); None where it is the first.
+
+        What was decided before then may be forgotten, so absence says nothing about it. To be asked often: the first
+        who asks in a new history dates it.
+        """
+        ...
+
     async def commits_elsewhere(self, branch: BranchName, history: Evidence, *, within_s: float) -> Mapping[Gid, bool]:
         """Commits of the last *within_s* seconds whose *branch* was prepared in another history; whether finished."""
         ...
@@ -102,49 +112,6 @@ class Journal(Protocol):
 
     async def look_up_key(self, name: str, key: str) -> Record | None:
         """The row of the transaction *name* that was given the idempotency *key*, if it stands and is no ABORT."""
-        ...
-
-
-class Owners(Protocol):
-    """Who may drive what. Leases are decided by the database's clock; a takeover bumps the term first."""
-
-    async def register(self) -> Lease:
-        """Become an owner under a new id, with a term of 1."""
-        ...
-
-    async def renew(self, lease: Lease) -> Lease:
-        """Prolong the lease. Raises `Replaced` where another process has bumped the term."""
-        ...
-
-    async def resign(self, lease: Lease) -> None:
-        """End the lease now, so that others need not wait for it to expire."""
-        ...
-
-    async def take_over(self, lease: Lease) -> Sequence[str]:
-        """Bump the term of every owner whose lease has expired; return their ids, each to exactly one caller.
-
-        An owner stays listed (to whoever asks, after its taker's own lease has expired) until `buried`.
-        """
-        ...
-
-    async def buried(self, owner: str) -> None:
-        """Everything of *owner* has been finished or adopted: forget it."""
-        ...
-
-
-class TransactionalIds(Protocol):
-    """Which process owns which Kafka transactional id. Written when a pool grows, never per transaction."""
-
-    async def claim(self, cluster: str, count: int) -> Sequence[str]:
-        """Make *count* new ids, durable as this process' own before they are returned."""
-        ...
-
-    async def of(self, owner: str) -> Sequence[tuple[str, str]]:
-        """The (cluster, transactional id) pairs that *owner* has, but those that an unfinished record names."""
-        ...
-
-    async def release(self, cluster: str, transactional_id: str) -> None:
-        """Forget an id (this process' own, or a dead owner's) on which nothing is open and nothing is owed."""
         ...
 
 

@@ -29,7 +29,11 @@ class Failover:
     _verified: dict[BranchName, Evidence] = field(default_factory=dict)
 
     async def once(self) -> None:
-        """One look at every participant that has a history."""
+        """One look at every participant that has a history, and at the journal's own."""
+        try:
+            await self.journal.remembers_since()
+        except (CoordinatorError, *UNKNOWN) as failure:
+            logger.warning("the journal's history is looked at later: %r", failure)
         for name, registered in self.participants.items():
             if isinstance(registered.participant, FollowsHistory):
                 try:

@@ -1,13 +1,15 @@
 """Prepared branches that no record speaks of: finding them, for ever, and presuming their abort by rule.
 
 Absence of a record means abort only if (1) the id was issued by us, (2) it is older than any owner may take to decide,
-(3) it is younger than the journal's memory, (4) two looks some time apart agree, and (5) whoever presumes writes it
-first, and obeys what stands. Without (5) an owner that was only paused would still decide commit.
+(3) it is younger than the journal's memory, which a failover or a restored backup of its database may have cut short,
+(4) two looks some time apart agree, and (5) whoever presumes writes it first, and obeys what stands. Without (5) an
+owner that was only paused would still decide commit.
 """
 
 import logging
 from collections.abc import Container
 from dataclasses import dataclass, field
+from typing import Literal
 
 from coordinator import limits
 from coordinator.alerts import of_ending
@@ -100,13 +102,19 @@ class Sweep:
 
     async def _presumable(self, doubtful: Doubtful) -> bool:
         prepared, now_s = doubtful.prepared, self.clock.monotonic_s()
-        since_issue_s = (self.clock.now() - issued_at(prepared.gid)).total_seconds()
-        if since_issue_s > self.rule.retention_s:
-            detail = f"{prepared.branch} is prepared, but older than the journal's memory: absence says nothing"
-            await self.alerts.raise_alert(prepared.gid, AlertKind.OLDER_THAN_JOURNAL, detail)
-            return False
+        issued = issued_at(prepared.gid)
+        if (self.clock.now() - issued).total_seconds() > self.rule.retention_s:
+            return await self._untold(prepared, "it is older than the journal's memory")
+        since = await self.journal.remembers_since()
+        if since is not None and (issued - since).total_seconds() < limits.CLOCKS_APART_S:
+            return await self._untold(prepared, "it is older than the failover of the journal, which may have lost it")
         first_s = self._first_seen_s.setdefault((prepared.gid, prepared.branch), now_s)
         return doubtful.age_s >= self.rule.after_s and now_s - first_s >= self.rule.looks_apart_s
+
+    async def _untold(self, prepared: Prepared, why: str) -> Literal[False]:
+        detail = f"{prepared.branch} is prepared, and that no record speaks of it says nothing: {why}"
+        await self.alerts.raise_alert(prepared.gid, AlertKind.OLDER_THAN_JOURNAL, detail)
+        return False
 
 
 def _presumed_abort(doubtful: Doubtful) -> Record:

@@ -7,6 +7,7 @@ Python process, which is the one promise that it cannot keep.
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from coordinator import limits
@@ -169,6 +170,10 @@ class MemoryJournal:
             record = row.record
             if (record.name, record.key) == (name, key) and record.standing is not Standing.ABORT:
                 return record
+        return None
+
+    async def remembers_since(self) -> datetime | None:
+        """A memory has one history."""
         return None
 
     async def commits_elsewhere(self, branch: BranchName, history: Evidence, *, within_s: float) -> Mapping[Gid, bool]:

@@ -6,9 +6,12 @@ Four connections: for what is forced (decisions); for leases, which nothing may 
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 from coordinator import limits
 from coordinator.alerts import HEURISTIC_OUTCOMES, AlertKind
@@ -127,6 +130,18 @@ class PostgresJournal:
         """The row of the transaction with this idempotency key."""
         row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up_key"], name, key))
         return None if row is None else record_of(row)
+
+    async def remembers_since(self) -> datetime | None:
+        """When the journal's present history began, where it is not its first. See `ports.Journal`."""
+
+        async def ask(connection: Connection) -> datetime | None:
+            try:
+                since: datetime | None = await connection.fetchval(SQL["remembers_since"])
+            except asyncpg.InsufficientPrivilegeError:
+                return None  # This role may not read the server's history: then operators have to know it.
+            return since
+
+        return await self.questions.run(ask)
 
     async def commits_elsewhere(self, branch: BranchName, history: Evidence, *, within_s: float) -> Mapping[Gid, bool]:
         """Recent commits whose *branch* was prepared in another history. See `ports.Journal`."""

@@ -122,6 +122,17 @@ SELECT gid, done_at IS NOT NULL AS done FROM unanimity.decisions
 WHERE standing = 'commit' AND (done_at IS NULL OR done_at > now() - make_interval(secs => $3))
   AND branches @> $1::jsonb AND NOT branches @> $2::jsonb;
 
+-- remembers_since --
+-- Note the history that the journal is in now, and tell when it was first seen, where it is not the first.
+WITH noted AS (
+    INSERT INTO unanimity.histories (system, timeline)
+    SELECT system_identifier::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+    FROM pg_control_system()
+    ON CONFLICT DO NOTHING RETURNING seen_at
+)
+SELECT max(seen_at) FROM (SELECT seen_at FROM unanimity.histories UNION ALL SELECT seen_at FROM noted) AS seen
+HAVING count(*) > 1;
+
 -- note_ending --
 -- A branch of a finished transaction was found to have ended otherwise.
 UPDATE unanimity.decisions SET endings = coalesce(endings, '{}') || jsonb_build_object($2::text, $3::text)

@@ -80,3 +80,10 @@ CREATE TABLE unanimity.audit (
 );
 
 CREATE INDEX audit_gid ON unanimity.audit (gid);
+
+CREATE TABLE unanimity.histories (
+    system   text NOT NULL,
+    timeline integer NOT NULL,
+    seen_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (system, timeline)
+);

@@ -13,7 +13,8 @@ import pytest
 from coordinator import Coordinator
 from coordinator.alerts import AlertKind
 from coordinator.faults.injectors import ArmedFaults, Fault
-from coordinator.protocol.model import Ending
+from coordinator.ports import Record, Standing
+from coordinator.protocol.model import BranchName, Ending, Recipe
 from coordinator.settings import load
 from participants import Postgres
 from tests.integration.postgres.branches import prepared, until
@@ -23,6 +24,7 @@ from tests.integration.postgres.pair import paired
 TABLE = "CREATE TABLE business (n int)"
 ALERTS = "SELECT coalesce(array_agg(gid || ' ' || kind ORDER BY gid), '{}') FROM unanimity.alerts"
 PREPARED = "SELECT count(*) FROM pg_prepared_xacts"
+NONE_PREPARED = "SELECT count(*) = 0 FROM pg_prepared_xacts WHERE database = current_database()"
 WRITTEN = "SELECT coalesce(array_agg(n ORDER BY n), '{}') FROM business"
 
 
@@ -126,3 +128,31 @@ async def test_another_history_gives_the_lost_branchs_transaction_id_to_another(
         assert await participant.abort(lost) is Ending.ABORTED
     finally:
         await participant.close()
+
+
+async def test_a_journal_that_failed_over_presumes_no_abort_of_what_it_may_have_forgotten(pair, create_database):
+    """The commit of one branch was decided, and its record was lost with the primary: it is an operator's."""
+    database, other = await create_database(), await create_database()
+    participant = Postgres(database)
+    participant.name = BranchName("db")
+    await participant.open()
+    await query(database, TABLE)
+    settings = load(recovery_s=0.1, presume_abort_after_s=0.1, presume_abort_looks_apart_s=0.0)
+    participants = {"db": Postgres(database), "other": Postgres(other)}
+    async with Coordinator(journal=pair.url, participants=participants, settings=settings) as coordinator:
+        await coordinator.engine.recovery.once()
+        presumed = await prepared(participant)  # In its first history, absence means abort.
+        await until(lambda: query(database, NONE_PREPARED))
+        await pair.cut_off()
+        forgotten = await prepared(participant)
+        record = Record(gid=forgotten.gid, name="test", recipe=Recipe.TWO_PHASE, standing=Standing.COMMIT)
+        assert await coordinator.engine.journal.decide(record) is Standing.COMMIT
+        await pair.fail_over()
+        await until(lambda: query(pair.standby.url, f"SELECT cardinality(({ALERTS})) > 0"))
+        assert await query(pair.standby.url, ALERTS) == [f"{forgotten.gid} {AlertKind.OLDER_THAN_JOURNAL}"]
+        for _ in range(3):
+            await coordinator.engine.recovery.once()
+        assert not await query(database, NONE_PREPARED)
+        assert await participant.commit(forgotten) is Ending.COMMITTED
+        assert await participant.abort(presumed) is Ending.ABORTED
+    await participant.close()
