@@ -5,7 +5,6 @@ Two failures are the same everywhere. `Unavailable` and its children mean: nothi
 Every method may be called twice, late, or never, and by another process than the one that began.
 """
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -27,6 +26,9 @@ from coordinator.protocol.model import (
     Vote,
 )
 from coordinator.protocol.policy import FailurePolicy
+from coordinator.publishing import Blame as Blame
+from coordinator.publishing import Parcel as Parcel
+from coordinator.publishing import Publisher as Publisher
 from coordinator.records import Adopted as Adopted
 from coordinator.records import Alert as Alert
 from coordinator.records import Doubtful as Doubtful
@@ -278,26 +280,6 @@ class HasPools(Protocol):
 
     def pools(self) -> Mapping[str, PoolFigures]:
         """Its pools, by kind."""
-        ...
-
-
-class Publisher(Protocol):
-    """A broker, as a relay sees it."""
-
-    async def send(self, row: OutboxRow) -> "asyncio.Future[Any]":
-        """Hand *row* over, in order; the future of its acknowledgement.
-
-        Raises `Refused` for a row that this broker will never take, `Unavailable` while it is away. The future fails
-        with whatever the broker said; `refused` tells the two apart.
-        """
-        ...
-
-    def refused(self, failure: BaseException) -> bool:
-        """Whether a failed acknowledgement was about the row itself."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of the broker. Idempotent."""
         ...
 
 

@@ -20,6 +20,6 @@ CREATE TABLE unanimity.outbox (
     next_attempt_at timestamptz
 );
 
-CREATE INDEX outbox_ready ON unanimity.outbox (shard, id) WHERE NOT waiting AND NOT dead;
+CREATE INDEX outbox_ready ON unanimity.outbox (id, shard) WHERE NOT waiting AND NOT dead;
 
 CREATE INDEX outbox_waiting ON unanimity.outbox (gid) WHERE waiting;

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from participants.outbox.relay import SQL
+from participants.outbox.backlog import SQL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,22 +41,25 @@ SELECT id, shard, message_id, participant, topic, key, value, headers, partition
        next_attempt_at IS NULL OR next_attempt_at <= now() AS due
 FROM unanimity.outbox
 WHERE shard = ANY($1::smallint[]) AND NOT waiting AND NOT dead AND id > $2
-ORDER BY outbox.id LIMIT $3;
+-- (An id is unique; the shard is there so that exactly one index has this order.)
+ORDER BY outbox.id, outbox.shard LIMIT $3;
 
 -- delete --
 -- Delivered rows, as long as their shards are still ours: a relay that was replaced deletes nothing.
-DELETE FROM unanimity.outbox AS o USING unanimity.outbox_shards AS s, unnest($2::smallint[], $3::bigint[]) AS m (shard, term)
-WHERE o.id = ANY($1::bigint[]) AND s.shard = o.shard AND m.shard = s.shard AND m.term = s.term;
+DELETE FROM unanimity.outbox WHERE id = ANY($1::bigint[]) AND shard = ANY(ARRAY(
+    SELECT s.shard FROM unanimity.outbox_shards AS s
+    JOIN unnest($2::smallint[], $3::bigint[]) AS m (shard, term) USING (shard, term)
+));
 
 -- postpone --
--- A row that was refused: try again later, or give it up to an operator.
+-- A row that was refused: try again later, or give it up to an operator. As long as its shard is still ours.
 UPDATE unanimity.outbox AS o SET
     attempts = o.attempts + 1,
     last_error = $2,
     dead = o.attempts + 1 >= $3,
     next_attempt_at = now() + make_interval(secs => $4)
 FROM unanimity.outbox_shards AS s
-WHERE o.id = $1 AND s.shard = o.shard AND s.relay = $5 RETURNING o.dead;
+WHERE o.id = $1 AND s.shard = o.shard AND s.term = $5 RETURNING o.dead;
 
 -- lag --
 -- What is in the outbox, and how old the oldest row is that could be delivered now.

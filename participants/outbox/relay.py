@@ -4,41 +4,40 @@ There is no cursor. A row is the relay's while it stands in the table, and it is
 in the sequence, transactions in doubt and long transactions of strangers can neither lose a row nor hold one up.
 
 One pass goes over the backlog of the relay's shards in the order of the rows, several batches in flight, and the next
-one begins at the start again. A row that was refused holds up its key and nothing else, until it is delivered or given
-up. What can be delivered twice: rows in flight when a relay died or lost its shards, at most `IN_FLIGHT` batches, with
-the same message id each time.
+one begins at the start again: when the end is reached, or after a while, for the sake of rows that came late or are due
+again. A row that was refused holds up its key and nothing else, until it is delivered or given up. What can be
+delivered twice: rows in flight when a relay died or lost its shards, at most `IN_FLIGHT` batches, with the same message
+id each time.
 """
 
 import asyncio
 import logging
 import os
-import random
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import asyncpg
-from asyncpg.pool import PoolAcquireContext
 
 from coordinator import limits
 from coordinator.errors import CoordinatorError, Refused, Unavailable
 from coordinator.faults.points import boundary
+from coordinator.ports import Blame, Parcel, Publisher
 from coordinator.ports import OutboxRow as Row
-from coordinator.ports import Publisher
-from coordinator.schema import apply, queries
+from coordinator.schema import apply
 from coordinator.telemetry import Telemetry
+from participants.outbox.backlog import LOST, SQL, Backlog
 from participants.outbox.shards import Shards
 
 logger = logging.getLogger(__name__)
 
-SQL = queries(Path(__file__).with_name("queries.sql"))
 IN_FLIGHT = 4
-PAUSE_MIN_S = 0.005
-ATTEMPTS_MAX = 6
-BACKOFF_S = 0.2
-_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+PASS_S = 0.5
+"""After this long a pass begins at the start again."""
+PAUSE_S = 0.005
+"""After a quiet while the pauses between two looks begin with this, and double until `poll_every_s`."""
+BUSY_PAUSE_S = 0.001
+BUSY_S = 0.1
+"""For this long after there was something, or after it was woken, a relay looks again every `BUSY_PAUSE_S`."""
 
 Key = tuple[str, str, bytes | None]
 
@@ -74,226 +73,326 @@ class Relay:
             relay=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", sql=SQL, lease_s=lease_s
         )
         self.poll_every_s = poll_every_s
-        self._url, self._publishers, self._batch = url, publishers, batch
-        self._options = dict(connect_options or {})
-        self._telemetry = telemetry
-        self._pool: asyncpg.Pool[Any] | None = None
+        self.backlog = Backlog(url, connect_options or {})
+        self._publishers, self._batch, self._telemetry = publishers, batch, telemetry
         self._wake = asyncio.Event()
-        self._flights: set[asyncio.Task[None]] = set()
-        self._busy: dict[int, int] = {}
+        self._busy_until_s = 0.0
         self._tasks: list[asyncio.Task[None]] = []
-        self._failed = self._stopping = False
-        self._undeleted: list[int] = []
-        """Rows that the broker has, and whose deletion had no answer: they are deleted before anything else is sent."""
+        self._flights: set[asyncio.Task[None]] = set()
+        self._travelling: dict[int, int] = {}
+        """The shard of each row that was sent and not deleted yet: it is not sent again."""
+        self._delivered: list[int] = []
+        """Those that the broker has: they are deleted."""
+        self._moved = asyncio.Event()
+        """Something was delivered, deleted, or has to be sent again."""
+        self._suspects: set[int] = set()
+        """Rows of batches that were refused as a whole: they are sent one by one, to find the one to blame."""
+        self._stopping = False
+        self._failed = False
+        """Something has to be sent again, before anything behind it is."""
+        self._failures = 0
+        """How often in a row, without anything that the broker took or refused."""
 
     async def start(self) -> None:
         """Create what is missing, claim shards, and begin. Returns when it is at work."""
-        # A connection may hear nothing any more without anybody closing it: no statement waits for longer than this.
-        options = {"command_timeout": limits.PARTICIPANT_CALL_S, **self._options}
-        self._pool = await asyncpg.create_pool(self._url, min_size=1, max_size=IN_FLIGHT + 3, **options)
-        async with self._connection() as connection:
+        await self.backlog.open()
+        async with self.backlog.connection() as connection:
             await apply(connection, "outbox", "relay")
             await connection.execute(SQL["shards"], limits.OUTBOX_SHARDS)
             await self.shards.look_after(connection)
         self._tasks = [
             asyncio.create_task(self._for_ever(self._deliver), name="relay"),
             asyncio.create_task(self._for_ever(self._keep_shards), name="relay's shards"),
+            asyncio.create_task(self._for_ever(self._delete), name="relay's deletes"),
         ]
 
     async def stop(self) -> None:
         """Let what is in flight land, give the shards back, and end. Idempotent, bounded in time."""
         tasks, self._tasks = self._tasks, []
         self._stopping = True
-        for task in tasks:
-            task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
-        if self._flights:
-            await asyncio.wait(self._flights, timeout=limits.PARTICIPANT_CALL_S)
-        for flight in self._flights:
-            flight.cancel()
-        if tasks:
+            await _end(tasks[:-1])
+            try:
+                await asyncio.wait_for(self._settle(), timeout=limits.PARTICIPANT_CALL_S)
+            except TimeoutError:
+                logger.warning("the relay ends before everything that it sent is acknowledged and deleted")
+            await _end([*self._flights, tasks[-1]])
             await self._leave()
-        if self._pool is not None:
-            self._pool.terminate()
+        self.backlog.close()
         for publisher in self._publishers.values():
             await publisher.close()
 
     def wake(self) -> None:
         """There is something to deliver: do not wait for the next poll."""
+        self._busy_until_s = asyncio.get_running_loop().time() + BUSY_S
         self._wake.set()
 
     async def lag(self) -> Mapping[str, Any]:
         """Rows that wait, are ready and are dead, and the age in seconds of the oldest one that is ready."""
-        async with self._connection() as connection:
+        async with self.backlog.connection() as connection:
             return dict(await connection.fetchrow(SQL["lag"]) or {})
 
     # ── delivering ──
 
     async def _deliver(self) -> None:
-        pause_s = PAUSE_MIN_S
+        loop, pause_s = asyncio.get_running_loop(), PAUSE_S
         while True:
             self._wake.clear()
-            handled = await self._pass() if self.shards.terms and self.shards.safe else 0
-            pause_s = PAUSE_MIN_S if handled else min(self.poll_every_s, 2 * pause_s)
+            if self._failed or (self._flights and not self.shards.safe):
+                await self._begin_anew()
+            if self.shards.terms and self.shards.safe and await self._pass():
+                self._busy_until_s = loop.time() + BUSY_S
+            if loop.time() < self._busy_until_s:
+                wait_s, pause_s = BUSY_PAUSE_S, PAUSE_S
+            else:
+                wait_s = pause_s = min(self.poll_every_s, 2 * pause_s)
             try:
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(wait_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
+    async def _begin_anew(self) -> None:
+        """Something was not taken, or our time is nearly up: nothing is under way afterwards."""
+        if self._flights:
+            await asyncio.wait(self._flights, timeout=self.shards.lease_s / 4)
+        for publisher in self._publishers.values():
+            await publisher.close()
+        if self._flights:
+            await asyncio.wait(self._flights)
+        self._failed = False
+        await asyncio.sleep(min(self.poll_every_s, PAUSE_S * 2 ** min(self._failures, 10)))
+        self._failures += 1
+
     async def _pass(self) -> int:
         """One pass over the backlog; how many rows were sent."""
-        position, handled = 0, 0
+        position, sent = 0, 0
         held_up: set[Key] = set()
-        self._failed = False
-        if self._undeleted:
-            await self._delete(self._undeleted, dict(self.shards.terms))
-            self._undeleted = []
-        while self.shards.safe and not self._failed:
-            rows = await self._select(position)
-            if not rows:
-                break
-            position = rows[-1]["id"]
-            handled += await self._send(rows, held_up)
+        until_s = asyncio.get_running_loop().time() + PASS_S
+        while self.shards.safe and not self._failed and asyncio.get_running_loop().time() < until_s:
+            under_way = frozenset(self._travelling)  # As it is now: what is read may be deleted before it arrives.
+            rows = await self.backlog.select(list(self.shards.sendable), position, self._batch)
+            fresh = [row for row in rows if row["id"] not in under_way] if under_way else rows
+            if fresh:
+                sent += await self._send(fresh, held_up)
             if len(rows) < self._batch:
                 break
-        while self._flights:
-            await asyncio.wait(self._flights)
-        return 0 if self._failed else handled
-
-    async def _select(self, position: int) -> Sequence[Row]:
-        async with self._connection() as connection:
-            arguments = (list(self.shards.terms), position, self._batch)
-            rows: Sequence[Row] = await boundary("outbox.select", lambda: connection.fetch(SQL["select"], *arguments))
-        return rows
+            position = rows[-1]["id"]
+        return sent
 
     async def _send(self, rows: Sequence[Row], held_up: set[Key]) -> int:
-        while len(self._flights) >= IN_FLIGHT:
-            await asyncio.wait(self._flights, return_when=asyncio.FIRST_COMPLETED)
+        while self._travelling and len(self._travelling) + len(rows) > IN_FLIGHT * self._batch and not self._failed:
+            self._moved.clear()
+            await self._moved.wait()
         if self._failed or not self.shards.safe:
             return 0  # What failed goes first, in the next pass: these rows may be behind it.
-        sent: list[Row] = []
-        futures: list[asyncio.Future[Any]] = []
-        for row in rows:
-            key = (row["participant"], row["topic"], row["key"])
-            if key in held_up and row["key"] is not None:
-                continue
-            if not row["due"]:
-                held_up.add(key)
-                continue
-            try:
-                futures.append(await self._publisher(row).send(row))
-                sent.append(row)
-                if self._telemetry is not None:
-                    self._telemetry.delivering(row, futures[-1])
-            except Refused as failure:
-                held_up.add(key)
-                await self._postpone(row, failure)
-            except Unavailable as failure:
-                logger.warning("the relay waits: %s", failure)
-                self._failed = True
-                break
-        if sent:
-            flight = asyncio.create_task(self._land(sent, futures, held_up))
-            self._flights.add(flight)
-            flight.add_done_callback(self._landed)
-        return len(sent)
+        parcels: list[Parcel] = []
+        try:
+            for name, run in runs(rows, self._suspects):
+                if ready := self._ready(run, held_up):
+                    parcels += await self._hand_over(name, ready, held_up)
+        except Unavailable as failure:
+            logger.warning("the relay waits: %s", failure)
+            self._failed = True
+        finally:
+            if parcels:
+                flight = asyncio.create_task(self._land(parcels))
+                self._flights.add(flight)
+                flight.add_done_callback(self._landed)
+        return sum(len(parcel.rows) for parcel in parcels)
 
-    async def _land(self, rows: Sequence[Row], futures: Sequence["asyncio.Future[Any]"], held_up: set[Key]) -> None:
-        """Wait for the acknowledgements of one batch, and delete what was acknowledged."""
-        terms = dict(self.shards.terms)
+    def _ready(self, rows: Sequence[Row], held_up: set[Key]) -> Sequence[Row]:
+        """Rows of our shards that nothing holds up."""
+        ready, sendable = [], self.shards.sendable
+        for row in rows:
+            if held_up or not row["due"]:
+                key = (row["participant"], row["topic"], row["key"])
+                if not row["due"]:
+                    held_up.add(key)
+                    continue
+                if row["key"] is not None and key in held_up:
+                    continue
+            if row["shard"] in sendable:
+                ready.append(row)
+        return ready
+
+    async def _hand_over(self, name: str, rows: Sequence[Row], held_up: set[Key]) -> Sequence[Parcel]:
+        """Send rows to one broker; what is under way then. Rows that it refuses at once are postponed."""
+        under_way: list[Parcel] = []
+        self._travelling.update((row["id"], row["shard"]) for row in rows)
+        try:
+            for parcel in await self._publisher(name).send(rows):
+                if not self._refused_at_once(parcel):
+                    under_way.append(parcel)
+                    continue
+                held_up.update((name, row["topic"], row["key"]) for row in parcel.rows)
+                await self._postpone(parcel.rows, parcel.acknowledged.exception())
+        finally:
+            left = {row["id"] for row in rows}.difference(row["id"] for parcel in under_way for row in parcel.rows)
+            for identifier in left:
+                del self._travelling[identifier]
+        if self._telemetry is not None and self._telemetry.traces:
+            for parcel in under_way:
+                for row in parcel.rows:
+                    self._telemetry.delivering(row, parcel.acknowledged)
+        return under_way
+
+    def _publisher(self, name: str) -> Publisher:
+        return self._publishers.get(name) or Nobody(name)
+
+    def _refused_at_once(self, parcel: Parcel) -> bool:
+        return parcel.acknowledged.done() and self._blame(parcel) is Blame.EACH_ROW
+
+    def _blame(self, parcel: Parcel) -> Blame:
+        return self._publisher(parcel.rows[0]["participant"]).blame(parcel)
+
+    async def _land(self, parcels: Sequence[Parcel]) -> None:
+        """Wait for the acknowledgements of one batch; what was acknowledged is deleted, and the rest sent again."""
 
         async def acknowledged() -> None:
-            await asyncio.wait(futures)
+            await asyncio.wait([parcel.acknowledged for parcel in parcels])
 
-        await boundary("outbox.publish", acknowledged)
-        done = [row["id"] for row, future in zip(rows, futures, strict=True) if future.exception() is None]
-        for row, future in zip(rows, futures, strict=True):
-            failure = future.exception()
-            if failure is not None and self._publisher(row).refused(failure):
-                held_up.add((row["participant"], row["topic"], row["key"]))
-                await self._postpone(row, failure)
-            elif failure is not None:
-                self._failed = True
-        self.figures.delivered += len(done)
-        if done:
-            try:
-                await self._delete(done, terms)
-            except (*_LOST, CoordinatorError):
-                self._undeleted += done
-                raise
-        if self._failed:
-            await self._renew_publishers({row["participant"] for row in rows})
+        under_way = {row["id"] for parcel in parcels for row in parcel.rows}
+        try:
+            await boundary("outbox.publish", acknowledged)
+            for parcel in parcels:
+                if parcel.acknowledged.exception() is None:
+                    ids = [row["id"] for row in parcel.rows]
+                    under_way.difference_update(ids)
+                    self._delivered += ids
+                    self._failures = 0
+                    self.figures.delivered += len(ids)
+                    self._moved.set()
+                else:
+                    self._failed = True
+                    await self._not_taken(parcel)
+        finally:
+            for identifier in under_way:
+                self._travelling.pop(identifier, None)
 
-    async def _delete(self, ids: Sequence[int], terms: Mapping[int, int]) -> None:
-        async with self._connection() as connection:
-            arguments = (ids, list(terms), list(terms.values()))
-            result = await boundary("outbox.delete", lambda: connection.execute(SQL["delete"], *arguments))
-        deleted = int(result.split()[-1])
-        self.figures.deleted += deleted
-        if deleted < len(ids):
-            self.figures.replaced += len(ids) - deleted
-            logger.warning("%d delivered rows belong to another relay now", len(ids) - deleted)
+    async def _not_taken(self, parcel: Parcel) -> None:
+        blame = self._blame(parcel)
+        if blame is not Blame.NO_ROW:
+            self._failures = 0  # The broker is there.
+        if blame is Blame.EACH_ROW:
+            await self._postpone(parcel.rows, parcel.acknowledged.exception())
+        elif blame is Blame.SOME_ROW:
+            self._suspects.update(row["id"] for row in parcel.rows)
 
-    async def _postpone(self, row: Row, failure: BaseException) -> None:
-        wait_s = random.uniform(0, BACKOFF_S * 2 ** row["attempts"])  # noqa: S311 - jitter, not a secret.
-        reason = str(failure) or type(failure).__name__
-        async with self._connection() as connection:
-            arguments = (row["id"], reason, ATTEMPTS_MAX, wait_s, self.shards.relay)
-            dead = await connection.fetchval(SQL["postpone"], *arguments)
-        self.figures.postponed += 1
-        if dead:
-            self.figures.dead += 1
-            logger.error("message %s is given up after %d attempts: %s", row["message_id"], row["attempts"] + 1, reason)
-
-    def _publisher(self, row: Row) -> Publisher:
-        publisher = self._publishers.get(row["participant"])
-        if publisher is None:
-            raise Refused(f"no participant {row['participant']!r} is registered with this relay")
-        return publisher
-
-    async def _renew_publishers(self, names: set[str]) -> None:
-        for name in names:
-            publisher = self._publishers.get(name)
-            if publisher is not None:
-                await publisher.close()
+    async def _postpone(self, rows: Sequence[Row], failure: BaseException | None) -> None:
+        assert failure is not None
+        for row in rows:
+            self._suspects.discard(row["id"])
+            self.figures.postponed += 1
+            self.figures.dead += await self.backlog.postpone(row, failure, self.shards.terms.get(row["shard"], -1))
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         self._flights.discard(flight)
         if not flight.cancelled() and (failure := flight.exception()) is not None:
             self._failed = True
             logger.warning("a batch of the relay did not land: %r", failure)
+        if self._failed:
+            self._moved.set()
+            self._wake.set()
+
+    # ── deleting ──
+
+    async def _delete(self) -> None:
+        """Delete what the broker has, as much as there is at a time."""
+        while True:
+            while not self._delivered:
+                self._moved.clear()
+                await self._moved.wait()
+            ids = list(self._delivered)
+            await self.delete(ids, dict(self.shards.terms))
+            del self._delivered[: len(ids)]
+            for identifier in ids:
+                self._travelling.pop(identifier, None)
+            self._suspects.difference_update(ids)
+            self._moved.set()
+
+    async def _settle(self) -> None:
+        """Wait until what is in flight has landed, and is deleted."""
+        if self._flights:
+            await asyncio.wait(self._flights)
+        while self._delivered:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def delete(self, ids: Sequence[int], terms: Mapping[int, int]) -> None:
+        """Delete rows that the broker has, of shards that are held under *terms*."""
+        deleted = await self.backlog.delete(ids, terms)
+        self.figures.deleted += deleted
+        if deleted < len(ids):
+            self.figures.replaced += len(ids) - deleted
+            logger.warning("%d delivered rows belong to another relay now", len(ids) - deleted)
 
     # ── owning ──
 
     async def _keep_shards(self) -> None:
         while True:
             await asyncio.sleep(self.shards.lease_s / 6)
-            async with self._connection() as connection:
+            async with self.backlog.connection() as connection:
+                before = set(self.shards.terms)
                 await self.shards.look_after(connection)
-                surplus = await self.shards.surplus(connection)
-                if surplus and not self._flights:
-                    await self.shards.give_back(connection, surplus)
-            self.wake()
+                await self.shards.leave_surplus(connection)
+                if self.shards.leaving and not set(self.shards.leaving).intersection(self._travelling.values()):
+                    await self.shards.give_back(connection, self.shards.leaving)
+            if set(self.shards.terms) - before:
+                self.wake()
 
     async def _leave(self) -> None:
         try:
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S), self._connection() as connection:
+            async with asyncio.timeout(limits.PARTICIPANT_CALL_S), self.backlog.connection() as connection:
                 await self.shards.give_back(connection, list(self.shards.terms))
                 await connection.execute(SQL["leave"], self.shards.relay)
-        except (*_LOST, CoordinatorError) as failure:
+        except (*LOST, CoordinatorError) as failure:
             logger.warning("the relay could not give its shards back, their leases have to expire: %r", failure)
 
     async def _for_ever(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping:  # A connection that cannot be given back raises its own error, and not the cancel.
             try:
                 await work()
-            except (*_LOST, CoordinatorError) as failure:
+            except (*LOST, CoordinatorError) as failure:
                 logger.warning("the relay begins again: %r", failure)
                 await asyncio.sleep(min(1.0, self.poll_every_s))
 
-    def _connection(self) -> "PoolAcquireContext[Any]":
-        if self._pool is None:
-            raise Unavailable("the relay is not started")
-        return self._pool.acquire(timeout=limits.PARTICIPANT_CALL_S)
+
+class Nobody:
+    """The publisher of rows whose participant is not registered with this relay."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def send(self, rows: Sequence[Row]) -> Sequence[Parcel]:
+        """Nothing is taken."""
+        refused = asyncio.get_running_loop().create_future()
+        refused.set_exception(Refused(f"no participant {self._name!r} is registered with this relay"))
+        return [Parcel(rows, refused)]
+
+    def blame(self, _parcel: Parcel) -> Blame:
+        """They are all refused."""
+        return Blame.EACH_ROW
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def runs(rows: Sequence[Row], suspects: set[int]) -> Iterator[tuple[str, Sequence[Row]]]:
+    """Rows that can be sent together, by participant, in order. What may be refused travels alone."""
+    together: dict[str, list[Row]] = {}
+    for row in rows:
+        name = row["participant"]
+        if row["attempts"] or row["id"] in suspects:
+            if name in together:
+                yield name, together.pop(name)
+            yield name, [row]
+        else:
+            together.setdefault(name, []).append(row)
+    yield from together.items()

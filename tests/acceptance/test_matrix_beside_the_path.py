@@ -46,7 +46,7 @@ async def start_anew(stage, author) -> str:
         async with coordinator_of(stage.database, stage.brokers, SETTINGS) as another:
             for relay in another.engine.finisher.relays.relays.values():
                 relay.shards.terms.clear()
-                async with relay._connection() as connection:
+                async with relay.backlog.connection() as connection:
                     await connection.execute("UPDATE unanimity.outbox_shards SET lease_until = '-infinity'")
                     await relay.shards.look_after(connection)
             await create_post(another, author=author, body="hello")
