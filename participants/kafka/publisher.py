@@ -54,7 +54,6 @@ class KafkaPublisher:
             **(options or {}),
         }
         self._producer: AIOKafkaProducer | None = None
-        self._known: set[str] = set()
         self._lanes: dict[Lane, deque[tuple[Any, Parcel]]] = {}
         self._carrying: set[asyncio.Task[None]] = set()
         self._failed = False
@@ -65,8 +64,7 @@ class KafkaPublisher:
         packing = _Packing(producer)
         for topic in dict.fromkeys(row["topic"] for row in rows):
             try:
-                if topic not in self._known:
-                    await self._know(producer, topic)
+                packing.partitions[topic] = await self._partitions(producer, topic)
             except Refused as failure:
                 packing.refusals[topic] = failure
         packing.pack(rows)
@@ -137,10 +135,11 @@ class KafkaPublisher:
             self._producer = producer
         return self._producer
 
-    async def _know(self, producer: AIOKafkaProducer, topic: str) -> None:
+    async def _partitions(self, producer: AIOKafkaProducer, topic: str) -> Sequence[int]:
         """Find the topic, quickly: an unknown one must not hold up the others."""
+        known = producer.client.cluster.partitions_for_topic(topic)
         try:
-            await asyncio.wait_for(producer.partitions_for(topic), timeout=_KNOWN_WITHIN_S)
+            known = known or await asyncio.wait_for(producer.partitions_for(topic), timeout=_KNOWN_WITHIN_S)
         except TimeoutError:
             if await producer.client.force_metadata_update():
                 raise Refused(f"there is no topic {topic!r}") from None
@@ -149,19 +148,19 @@ class KafkaPublisher:
             raise Refused(f"topic {topic!r}: {failure!r}") from failure
         except KafkaError as failure:
             raise Refused(f"there is no topic {topic!r}: {failure!r}") from failure
-        self._known.add(topic)
+        return sorted(known)
 
 
 class _Packing:
     """Rows on their way into batches, in order."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
+        self.partitions: dict[str, Sequence[int]] = {}
         self.refusals: dict[str, Refused] = {}
         """Topics of which no row can be sent."""
         self.refused: list[Parcel] = []
         self.packed: list[tuple[Lane, Any, list[OutboxRow]]] = []
         self._producer = producer
-        self._partitions: dict[str, Sequence[int]] = {}
         self._without_key: dict[str, int] = {}
 
     def pack(self, rows: Sequence[OutboxRow]) -> None:
@@ -204,15 +203,14 @@ class _Packing:
 
     def _partition(self, topic: str, key: bytes | None, chosen: int | None) -> int:
         """The partition of a message, by the rule of every Kafka client; -1 where there is none of that number."""
-        partitions = self._partitions.get(topic)
-        if partitions is None:
-            partitions = sorted(self._producer.client.cluster.partitions_for_topic(topic) or ())
-            self._partitions[topic] = partitions
+        partitions = self.partitions[topic]
         if chosen is not None:
             return chosen if chosen in partitions else -1
-        if key is None:
-            return self._without_key.setdefault(topic, random.choice(partitions))  # noqa: S311 - spreads load.
-        return partitions[_hash(key) % len(partitions)]
+        if key is not None:
+            return partitions[_hash(key) % len(partitions)]
+        if topic not in self._without_key:
+            self._without_key[topic] = random.choice(partitions)  # noqa: S311 - spreads load.
+        return self._without_key[topic]
 
 
 @functools.lru_cache(maxsize=100_000)

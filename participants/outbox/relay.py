@@ -355,7 +355,9 @@ class Relay:
                 await work()
             except (*LOST, CoordinatorError) as failure:
                 logger.warning("the relay begins again: %r", failure)
-                await asyncio.sleep(min(1.0, self.poll_every_s))
+            except Exception:  # The loop's edge: a relay that nobody notices to be gone is worse than one that repeats.
+                logger.exception("the relay begins again")
+            await asyncio.sleep(min(1.0, self.poll_every_s))
 
 
 class Nobody:

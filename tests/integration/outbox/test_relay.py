@@ -251,7 +251,7 @@ async def test_a_killed_relay_loses_nothing_and_repeats_what_was_in_flight(
 
 @pytest.mark.parametrize("shards", [16, 8])
 async def test_the_backlog_is_read_by_its_index_in_its_order(database, shards):
-    """Whatever the planner believes: a plan that reads or sorts the whole backlog would be slow just when it matters."""
+    """Whatever the planner believes: to read or sort the whole backlog would be slow just when it matters."""
     backlog = Backlog(database, {})
     await backlog.open()
     async with backlog.connection() as connection:
