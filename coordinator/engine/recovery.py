@@ -45,11 +45,12 @@ class Recovery:
         dead = await self.ownership.owners.take_over(self.ownership.lease)
         adopted = await self.journal.adopt({*self.driver.runs, *self.driver.finisher.pending})
         for found in adopted:
+            if not found.set_aside:
+                self._drive(found)
+        for found in adopted:
             if found.set_aside:
                 detail = f"adopted {found.record.adoptions} times, last from {found.owner}, and never finished"
                 await self.sweep.alerts.raise_alert(found.record.gid, AlertKind.POISON, detail)
-            else:
-                self._drive(found)
         for owner in dead:
             await self._settle_ids(owner)
         await self.failover.once()
