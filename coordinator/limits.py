@@ -78,7 +78,7 @@ TRANSACTIONS_OPEN_MAX = 10_000
 JOURNAL_BATCH_MAX = 500
 # Nothing begins while the journal is behind by so many records or seconds, a pool is used by so much, or so many wait.
 JOURNAL_WAITING_MAX = 10 * JOURNAL_BATCH_MAX
-JOURNAL_BEHIND_MAX_S = 2.0
+JOURNAL_BEHIND_MAX_S = 3.0
 FINISHES_PENDING_MAX = 20_000
 KAFKA_POOL_SHARE = 0.8
 WAITING_MAX = 200
