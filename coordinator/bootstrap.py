@@ -202,7 +202,7 @@ class Coordinator:
         engine = self._assemble(stores, ownership, participants, relays, clock, telemetry)
         self._at_the_end("the engine", engine.stop, limits.ENGINE_LEAVES_S)
         await engine.start()
-        await self._observe(engine, relays, telemetry)
+        await self._observe(engine, stores, relays, telemetry)
         self._engine = engine
         history = None
         if self._history is not None:
@@ -307,11 +307,13 @@ class Coordinator:
             brokers=[broker for broker in brokers if isinstance(broker, Bounded)],
         )
 
-    async def _observe(self, engine: TransactionEngine, relays: RelaySet, telemetry: Telemetry | None) -> None:
+    async def _observe(
+        self, engine: TransactionEngine, stores: Stores, relays: RelaySet, telemetry: Telemetry | None
+    ) -> None:
         """Keep the gauges current, where somebody reads them."""
         if telemetry is None or telemetry.measures is None:
             return
-        observation = Observation(measures=telemetry.measures, engine=engine, relays=relays)
+        observation = Observation(measures=telemetry.measures, engine=engine, journal=stores.journal, relays=relays)
         loop = Periodic(
             name="observation",
             round_=observation.once,

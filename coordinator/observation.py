@@ -1,13 +1,20 @@
 """What gauges show: looked at now and then on the event loop, since an exporter's thread may not look for itself."""
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.service import TransactionEngine
+from coordinator.errors import CoordinatorError
+from coordinator.journal.memory import MemoryJournal
+from coordinator.journal.postgres import PostgresJournal
 from coordinator.ports import HasPools
 from coordinator.relays import RelaySet
 from coordinator.telemetry import names
 from coordinator.telemetry.measures import Look, Measures
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -16,16 +23,29 @@ class Observation:
 
     measures: Measures
     engine: TransactionEngine
+    journal: PostgresJournal | MemoryJournal
     relays: RelaySet
 
     async def once(self) -> None:
         """Look, and let the gauges show it."""
-        lag = await self.relays.lag()
-        self.measures.seen(self, [*self._engine(), *self._in_doubt(), *self._pools(), *self._calls(), *_outboxes(lag)])
+        lag, unfinished = await self.relays.lag(), await self._unfinished()
+        self.measures.seen(
+            self, [*self._engine(), *unfinished, *self._in_doubt(), *self._pools(), *self._calls(), *_outboxes(lag)]
+        )
 
     def end(self) -> None:
         """There is nothing to look at any more."""
         self.measures.gone(self)
+
+    async def _unfinished(self) -> Sequence[Look]:
+        looks: list[Look] = []
+        try:
+            for standing, (records, oldest_s) in (await self.journal.unfinished()).items():
+                looks += [(names.UNFINISHED, records, {names.STANDING: standing})]
+                looks += [(names.UNFINISHED_AGE, oldest_s, {names.STANDING: standing})]
+        except (CoordinatorError, *UNKNOWN) as failure:
+            logger.warning("the journal cannot be looked at: %r", failure)  # The other gauges are wanted most then.
+        return looks
 
     def _engine(self) -> Iterator[Look]:
         engine, watchdog = self.engine, self.engine.ownership.watchdog

@@ -5,6 +5,7 @@ Python process, which is the one promise that it cannot keep.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -163,6 +164,14 @@ class MemoryJournal:
         """The row about *gid*."""
         row = self.world.rows.get(gid)
         return None if row is None else row.record
+
+    async def unfinished(self) -> Mapping[Standing, tuple[int, float]]:
+        """How many records are not finished, and the age of the oldest in seconds; by standing."""
+        ages = defaultdict(list)
+        for row in self.world.rows.values():
+            if not row.done:
+                ages[row.record.standing].append(self.world.now_s() - row.created_s)
+        return {standing: (len(of), max(of)) for standing, of in ages.items()}
 
     async def look_up_key(self, name: str, key: str) -> Record | None:
         """The row of the transaction with this idempotency key."""

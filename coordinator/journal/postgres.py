@@ -126,6 +126,11 @@ class PostgresJournal:
         row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up"], gid))
         return None if row is None else record_of(row)
 
+    async def unfinished(self) -> Mapping[Standing, tuple[int, float]]:
+        """How many records are not finished, whoever's they are, and the age of the oldest in seconds; by standing."""
+        rows = await self.questions.run(lambda connection: connection.fetch(SQL["unfinished"]))
+        return {Standing(row["standing"]): (row["records"], row["age_s"]) for row in rows}
+
     async def look_up_key(self, name: str, key: str) -> Record | None:
         """The row of the transaction with this idempotency key."""
         row = await self.questions.run(lambda connection: connection.fetchrow(SQL["look_up_key"], name, key))

@@ -111,6 +111,11 @@ RETURNING d.*, locked.former, extract(epoch FROM now() - d.created_at)::float8 A
 -- The row about one transaction.
 SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimity.decisions WHERE gid = $1;
 
+-- unfinished --
+-- What is not finished, by what stands, and how old the oldest of it is.
+SELECT standing, count(*)::int AS records, extract(epoch FROM now() - min(created_at))::float8 AS age_s
+FROM unanimity.decisions WHERE done_at IS NULL GROUP BY standing;
+
 -- look_up_key --
 -- The row of the transaction that has this idempotency key.
 SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimity.decisions

@@ -68,6 +68,7 @@ POOL = Attribute("unanimity.pool", "ordinary, or two-phase")
 QUEUE = Attribute("unanimity.queue", "decisions (forced), or finishes (not forced)")
 REASON = Attribute("unanimity.reason", "the bound that was reached, in a few words; stopping")
 RECIPE = Attribute("unanimity.recipe", "commit-record, two-phase, last-resource, outbox")
+STANDING = Attribute("unanimity.standing", "what the journal says: intent, parked, commit, abort")
 STATE = Attribute("unanimity.state", "waiting (for the Kafka transaction), ready, dead")
 TRANSACTION_NAME = Attribute("unanimity.name", "the name that the code gave the transaction")
 VOTE = Attribute("unanimity.vote", "yes, no, read-only")
@@ -140,6 +141,14 @@ REFUSALS = Metric(
     "Transactions that were not let in, with nothing done",
     (REASON,),
 )
+UNFINISHED = Metric(
+    "unanimity.journal.unfinished",
+    Kind.GAUGE,
+    "{transaction}",
+    "Transactions in the journal that owe something still, whoever drives them",
+    (STANDING,),
+)
+UNFINISHED_AGE = Metric("unanimity.journal.unfinished.age", Kind.GAUGE, "s", "Age of the oldest of them", (STANDING,))
 IN_DOUBT = Metric(
     "unanimity.in_doubt.branches",
     Kind.GAUGE,

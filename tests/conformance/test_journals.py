@@ -300,6 +300,19 @@ async def test_finishing_an_intent_makes_it_what_the_last_resource_did(place, a)
     assert [adopted.record.gid for adopted in await b.journal.adopt()] == [owed.gid]
 
 
+async def test_what_is_unfinished_is_counted_by_what_stands(place, a):
+    """Whoever's it is; what owes nothing any more is not counted."""
+    b = await place.process("b")
+    assert await a.journal.unfinished() == {}
+    done = record(Standing.COMMIT)
+    for process, made in ((a, done), (a, record(Standing.INTENT)), (b, record(Standing.INTENT))):
+        await process.journal.decide(made)
+    await a.journal.finish(done.gid, Outcome.COMMIT, {})
+    found = await b.journal.unfinished()
+    assert {standing: records for standing, (records, _) in found.items()} == {Standing.INTENT: 2}
+    assert found[Standing.INTENT][1] >= 0.0
+
+
 async def test_every_unfinished_record_of_the_dead_is_adopted_by_exactly_one(place, a):
     """Two processes take over at once, and share what there is."""
     made = [record() for _ in range(20)]
