@@ -4,6 +4,7 @@
     lost        the caller was told committed, and nothing is there
     ghost       the caller was told aborted, and something is visible
     undecided   something is visible, and the journal does not say commit; or it does, and nothing is there
+    changed     a decision that stood in the journal, and was another one later, or none
     duplicate   a message that is there more often than its way of delivery allows
     order       the outbox delivered one key's messages in another order than they were committed
     leftover    something that nobody finishes any more
@@ -62,6 +63,7 @@ def check(observations: Observations) -> list[Violation]:
         found += _atomic(seen)
         found += _as_told(seen)
         found += _delivered_once(seen, observations.injuries)
+    found += _changed(observations)
     found += _in_order(observations)
     found += [
         Violation("leftover", what, ", ".join(examples[:3]) + f" ({len(examples)} in all)")
@@ -115,6 +117,15 @@ def _as_told(seen: _Seen) -> Iterator[Violation]:
         yield Violation("lost", seen.gid, seen.story)
     if answer == ABORTED and there:
         yield Violation("ghost", seen.gid, seen.story)
+
+
+def _changed(observations: Observations) -> Iterator[Violation]:
+    """A transaction has one decision, for ever. (A crash may forget what became of an intent, never a decision.)"""
+    for gid, standings in observations.stood.items():
+        story = [*standings, observations.decided.get(gid, "nothing")]
+        decisions = {*story} & {"commit", "abort"}
+        if len(decisions) > 1 or (decisions and story[-1] == "nothing"):
+            yield Violation("changed", gid, " then ".join(story))
 
 
 def _copies(seen: _Seen) -> dict[str, list[Sighting]]:

@@ -72,6 +72,8 @@ class Observations:
     told: list[Told]
     decided: dict[str, str]
     """What stands in the journal, by gid: commit, abort, intent or parked."""
+    stood: dict[str, list[str]] = field(default_factory=dict)
+    """What stood there before, while it was watched: each standing once, in the order in which they were seen."""
     leftovers: dict[str, list[str]] = field(default_factory=dict)
     """What should be gone once everything is settled."""
     alerts: list[str] = field(default_factory=list)

@@ -1,6 +1,7 @@
 """Reads what is there when all is over: rows, what a `read_committed` consumer sees, histories, leftovers."""
 
 import asyncio
+import contextlib
 import json
 import struct
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ _ANSWERS = {"ok": COMMITTED, "fail": ABORTED, "info": UNKNOWN}
 _BATCH = struct.Struct(">qiibIhiqqqhii")  # As far as the number of records; see Kafka's record batch, magic 2.
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
 _FETCH_BYTES = 4 * 1024 * 1024
+WATCH_EVERY_S = 1.0
+RECENT = "SELECT gid, standing FROM unanimity.decisions WHERE created_at > now() - interval '30 seconds'"
 LEFTOVERS = {
     "unfinished record": "SELECT concat_ws(' ', gid, recipe, standing) FROM unanimity.decisions WHERE done_at IS NULL",
     "prepared transaction": "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()",
@@ -41,6 +44,20 @@ async def decided(connection: "asyncpg.Connection[Any]") -> dict[str, str]:
     return {
         row["gid"]: row["standing"] for row in await connection.fetch("SELECT gid, standing FROM unanimity.decisions")
     }
+
+
+async def watch(database: str, stood: dict[str, list[str]]) -> None:
+    """Note in *stood* what stands in the journal, again and again, until cancelled; it may be away at times."""
+    while True:
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection = await asyncpg.connect(database, timeout=5, command_timeout=5)
+            try:
+                for gid, standing in await connection.fetch(RECENT):
+                    if stood.setdefault(gid, [standing])[-1] != standing:
+                        stood[gid].append(standing)
+            finally:
+                connection.terminate()
+        await asyncio.sleep(WATCH_EVERY_S)
 
 
 async def alerts(connection: "asyncpg.Connection[Any]") -> list[str]:

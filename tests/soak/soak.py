@@ -71,9 +71,11 @@ class Soak:
             rest_s=self.options.rest_s,
             tell=self.tell,
         )
-        progress = asyncio.create_task(self._progress())
+        stood: dict[str, list[str]] = {}
+        beside = [asyncio.create_task(self._progress()), asyncio.create_task(look.watch(self.database, stood))]
         await disturbances.run(asyncio.get_running_loop().time() + 60 * self.options.minutes)
-        progress.cancel()
+        for task in beside:
+            task.cancel()
         healed_s = time.time()
         self.tell("all is healed; waiting for every worker to commit again")
         with contextlib.suppress(NotGoing):  # The checker says so, with all else that it finds.
@@ -89,6 +91,7 @@ class Soak:
                 sightings=await look.sightings(self.kafka.bootstrap),
                 told=look.told(self.workers.histories),
                 decided=await look.decided(connection),
+                stood=stood,
                 leftovers=leftovers,
                 alerts=await look.alerts(connection),
                 injuries=disturbances.done,

@@ -107,6 +107,27 @@ def test_rows_that_the_journal_knows_nothing_of_are_found():
     assert kinds(observations) == [("undecided", "unan:1")]
 
 
+@pytest.mark.parametrize(
+    ("stood", "stands", "wrong"),
+    [
+        (["intent"], "commit", False),
+        (["intent", "commit"], "commit", False),
+        (["intent", "commit", "intent"], "commit", False),
+        (["commit"], "abort", True),
+        (["intent", "abort", "commit"], "commit", True),
+        (["commit"], None, True),
+        (["intent"], None, False),
+    ],
+)
+def test_a_decision_never_changes(stood, stands, wrong):
+    """An intent becomes one; what was decided stays, and is not forgotten."""
+    observations = observed(*CLEAN, transaction(7, there=stands == "commit", answer=UNKNOWN), stood={"unan:7": stood})
+    observations.decided.pop("unan:7", None)
+    if stands is not None:
+        observations.decided["unan:7"] = stands
+    assert kinds(observations) == ([("changed", "unan:7")] if wrong else [])
+
+
 @pytest.mark.parametrize("relayed", [False, True])
 def test_a_message_that_a_kafka_transaction_delivered_is_there_once(relayed: bool):
     """Neither a second transaction nor the relay may deliver it again, whatever was injured."""
