@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 MINUTES ?= 10
 export COORDINATOR_CACHE_DIR ?= $(CURDIR)/.cache
 
-.PHONY: help demo test check docs soak bench dev clean
+.PHONY: help demo test check docs soak bench performance dev clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,11 @@ docs: $(READY) ## Build the pages and the API reference; a warning is an error
 
 bench: $(READY) java ## Measure everything that is promised about speed, beside its peers (12 minutes; ARGUMENTS=--help)
 	$(BIN)/python -m tests.benchmarks $(ARGUMENTS)
+
+performance: bench ## Measure everything and write docs/performance.md (20 minutes, on a machine that does nothing else)
+	$(BIN)/python -m tests.benchmarks.report --docs
+	$(BIN)/python -m tests.benchmarks.growth
+	$(BIN)/python -m tests.benchmarks.spent --docs
 
 soak: $(READY) java ## Load, while everything breaks, for MINUTES (10); then every promise is checked
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
