@@ -67,20 +67,22 @@ class Observer:
 
     async def leftovers(self) -> dict[str, int]:
         """Everything that should be gone when all is over."""
-        partition = TopicPartition(TOPIC, 0)
         query = "SELECT count(*) FROM unanimity.decisions WHERE done_at IS NULL"
-        end = (await self._consumer.end_offsets([partition]))[partition]
         return {
             "prepared branches": await self.prepared(),
             "unfinished decisions": int(await self._pool.fetchval(query)),
             "outbox rows": int(await self._pool.fetchval("SELECT count(*) FROM unanimity.outbox")),
-            "messages behind an open Kafka transaction": await self._behind(partition, end),
+            "messages behind an open Kafka transaction": self._behind(),
         }
 
-    async def _behind(self, partition: TopicPartition, end: int) -> int:
-        """The high watermark's distance from the last stable offset: more than zero is an open transaction."""
-        stable = self._consumer.last_stable_offset(partition)
-        return max(0, end - (stable if stable is not None else end))
+    def _behind(self) -> int:
+        """How far readers are held up: the last stable offset's distance from the high watermark, at the last fetch.
+
+        (The end that a `read_committed` consumer asks for is the last stable offset itself.)
+        """
+        partition = TopicPartition(TOPIC, 0)
+        high, stable = self._consumer.highwater(partition), self._consumer.last_stable_offset(partition)
+        return 0 if high is None or stable is None else max(0, high - stable)
 
     async def _read(self) -> None:
         async for message in self._consumer:

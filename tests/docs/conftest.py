@@ -52,9 +52,9 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-async def guarded(servers_directory):
+async def guarded(servers_directory, request):
     """The page's roles, schema and grants, on a server that asks for passwords."""
-    server = LocalPostgres(servers_directory / "postgres-guarded", cache=cache_directory())
+    server = LocalPostgres(servers_directory / f"postgres-of-{request.module.__name__}", cache=cache_directory())
     await server.start()
     made = Guarded(server)
     (server.directory / "data" / "pg_hba.conf").write_text(ACCESS)

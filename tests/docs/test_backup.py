@@ -34,6 +34,13 @@ async def killed(database: str, brokers: str, author: str, fault: str) -> None:
     assert await asyncio.wait_for(child.wait(), WITHIN_S) == -signal.SIGKILL
 
 
+async def elsewhere(database: str) -> None:
+    """Other processes take ids, more of them than one process does at its start after the restore."""
+    connection = await asyncpg.connect(database)
+    await connection.execute("SELECT nextval('unanimity.transactional_id_numbers') FROM generate_series(1, 200)")
+    await connection.close()
+
+
 @pytest.fixture
 async def restored(servers_directory):
     """A server that is not there yet: its data are restored into a folder of its own."""
@@ -61,6 +68,7 @@ async def test_a_restored_journal_carries_out_what_it_knows_and_lets_go_of_what_
     backup = backup.replace("--pgdata backup", f"--pgdata {restored.directory / 'data'}")
     environment = {"PATH": f"{binaries()}:/usr/bin:/bin"}
     await asyncio.to_thread(subprocess.run, ["bash", "-euc", backup], check=True, env=environment)
+    await elsewhere(server.url)
     await killed(server.url, kafka.bootstrap, lost, "journal.decide:before")
     await server.stop()
 
