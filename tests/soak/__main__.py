@@ -47,7 +47,7 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to disturb (default: 10)")
     parser.add_argument("--seed", type=int, help="repeat the plan of an earlier soak (default: a new one, printed)")
     parser.add_argument("--workers", type=int, default=3, help="processes under load (default: 3)")
-    parser.add_argument("--brokers", type=int, choices=(1, 3), default=3, help="Kafka brokers (default: 3)")
+    parser.add_argument("--brokers", type=int, choices=(3, 5), default=3, help="Kafka brokers (default: 3)")
     parser.add_argument("--rate", type=float, default=40.0, help="transactions a second, of all workers (default: 40)")
     parser.add_argument("--rest", type=float, default=2.0, help="seconds of peace between two injuries (default: 2)")
     parser.add_argument(
