@@ -152,9 +152,13 @@ class PostgresJournal:
         """Recent commits whose *branch* was prepared in another history. See `ports.Journal`."""
         prepared = {"name": branch, "role": Role.PREPARED, "vote": Vote.YES}
         here = {"name": branch, "evidence": dict(history)}
-        arguments = (json.dumps([prepared]), json.dumps([here]), within_s)
-        rows = await self.questions.run(lambda connection: connection.fetch(SQL["commits_elsewhere"], *arguments))
-        return {Gid(row["gid"]): row["done"] for row in rows}
+        found: dict[Gid, bool] = {}
+        until_s = 0.0
+        while until_s == 0 or until_s < within_s:  # Minute by minute, backwards: what grows older is met once more.
+            arguments = (json.dumps([prepared]), json.dumps([here]), min(until_s + 60, within_s), until_s)
+            found |= await self._commits_elsewhere(arguments)
+            until_s += 60
+        return found
 
     async def note_ending(self, gid: Gid, branch: BranchName, ending: Ending) -> None:
         """Correct how a branch of a finished transaction ended."""
@@ -172,6 +176,10 @@ class PostgresJournal:
         """
         arguments = (older_than_s, limits.JOURNAL_BATCH_MAX, list(HEURISTIC_OUTCOMES))
         return int(await self.lazy.run(lambda connection: connection.fetchval(SQL["purge"], *arguments)))
+
+    async def _commits_elsewhere(self, arguments: tuple[str, str, float, float]) -> dict[Gid, bool]:
+        rows = await self.questions.run(lambda connection: connection.fetch(SQL["commits_elsewhere"], *arguments))
+        return {Gid(row["gid"]): row["done"] for row in rows}
 
     def _owner(self, record: Record | None = None) -> tuple[str, int]:
         """The lease that *record*'s branches were made under, or else this process' own."""

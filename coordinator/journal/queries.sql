@@ -122,9 +122,12 @@ SELECT *, extract(epoch FROM hold_until - now())::float8 AS hold_s FROM unanimit
 WHERE name = $1 AND idempotency_key = $2 AND standing <> 'abort';
 
 -- commits_elsewhere --
--- Recent commits with a branch that voted ($1: its name and vote), but not in this history ($2: its name and evidence).
+-- Commits with a branch that voted ($1: its name and vote), but not in this history ($2: its name and evidence): those
+-- that were finished between $3 and $4 seconds ago, and with the latest of them all that are not finished.
 SELECT gid, done_at IS NOT NULL AS done FROM unanimity.decisions
-WHERE standing = 'commit' AND (done_at IS NULL OR done_at > now() - make_interval(secs => $3))
+WHERE standing = 'commit'
+  AND ((done_at IS NULL AND $4::float8 = 0)
+    OR (done_at > now() - make_interval(secs => $3) AND done_at <= now() - make_interval(secs => $4)))
   AND branches @> $1::jsonb AND NOT branches @> $2::jsonb;
 
 -- remembers_since --
