@@ -212,6 +212,8 @@ class EngineWork:
         raise InvalidDefinition("messages can only be delivered later from a database with an outbox; register one")
 
     def _registered(self, name: str) -> BranchName:
+        if self.driver.stopped:
+            raise Unavailable("this process is stopping: nothing of this transaction will be committed", gid=self.gid)
         if name not in self.participants:
             known = ", ".join(sorted(self.participants)) or "none"
             raise InvalidDefinition(f"{name!r} is not a registered participant (registered: {known})")

@@ -57,9 +57,8 @@ async def test_what_is_open_ends_and_nothing_begins(coordinator, database):
     assert database.store.tables["t"] == ["row"]
 
 
-async def test_a_block_that_outlives_the_stop_commits_nothing(coordinator, database, monkeypatch):
+async def test_a_block_that_outlives_the_stop_commits_nothing(coordinator, database):
     """Its end says that the process is stopping; whoever takes over finds nothing of it."""
-    monkeypatch.setattr(limits, "STOP_WITHIN_S", 10.3)
     entered, go_on = asyncio.Event(), asyncio.Event()
     async with coordinator:
         coordinator._stop = Stop(10.3)  # Leaves 0.3 s for what is open.
@@ -71,7 +70,30 @@ async def test_a_block_that_outlives_the_stop_commits_nothing(coordinator, datab
     assert database.store.tables["t"] == []
 
 
-async def test_who_waits_for_an_outcome_is_told_that_it_is_not_known(coordinator, monkeypatch):
+async def test_a_block_that_outlives_the_stop_can_do_nothing_more(coordinator, database):
+    """It neither writes nor publishes any more, and its own error goes on."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with coordinator.transaction("t") as transaction:
+            (await transaction.enlist("db")).insert("t", "row")
+            entered.set()
+            await go_on.wait()
+            with pytest.raises(Unavailable, match="this process is stopping"):
+                await transaction.publish("events", topic="t", value="x")
+            raise ZeroDivisionError
+
+    async with coordinator:
+        coordinator._stop = Stop(10.3)
+        block = asyncio.create_task(work())
+        await entered.wait()
+    go_on.set()
+    with pytest.raises(ZeroDivisionError):
+        await block
+    assert database.store.tables["t"] == []
+
+
+async def test_who_waits_for_an_outcome_is_told_that_it_is_not_known(coordinator):
     """A transaction that hangs while it is driven is left to others: in doubt, which is no cancellation."""
     async with coordinator:
         coordinator._stop = Stop(10.3)
