@@ -88,8 +88,8 @@ class KafkaPublisher:
                 await _cut_off(producer)
             if self._carrying:
                 await asyncio.wait(self._carrying)
-            await asyncio.wait({stopping})
-            if failure := stopping.exception():
+            (failure,) = await asyncio.gather(stopping, return_exceptions=True)
+            if failure is not None:
                 logger.warning("the relay's producer did not stop cleanly: %r", failure)
         self._failed = False
 
@@ -132,6 +132,9 @@ class KafkaPublisher:
             except (KafkaError, OSError) as failure:
                 await producer.stop()
                 raise Unavailable(f"Kafka does not answer: {failure}") from failure
+            except asyncio.CancelledError:
+                await producer.stop()
+                raise
             self._producer = producer
         return self._producer
 
@@ -235,4 +238,7 @@ async def _cut_off(producer: AIOKafkaProducer) -> None:
     sender.cancel()
     await producer.client.close()
     await asyncio.wait({sender}, timeout=_KNOWN_WITHIN_S)
-    producer._message_accumulator.fail_all(KafkaError("the relay gave up waiting for Kafka"))
+    accumulator = producer._message_accumulator
+    # A batch that was to be tried again does not count as pending, and its callback takes for granted that it does.
+    accumulator._pending_batches.update(batch for batches in accumulator._batches.values() for batch in batches)
+    accumulator.fail_all(KafkaError("the relay gave up waiting for Kafka"))
