@@ -64,7 +64,12 @@ async def guarded(servers_directory, request):
     made.run(part(PAGE, "apply"))
     for grants in ("service", "reader"):
         await made.execute(part(PAGE, grants), role="app_owner")
-    await made.execute(TABLES + "; GRANT SELECT, INSERT ON posts TO app_service")
+    await made.execute(f"{TABLES}; GRANT SELECT, INSERT ON posts TO app_service")
+    await server.create_database("billing")
+    await made.execute(part(PAGE, "other-roles"))
+    made.run(part(PAGE, "other-apply"))
+    await made.execute(part(PAGE, "other-service"), role="app_owner", database="billing")
+    await made.execute(f"{TABLES}; GRANT SELECT, INSERT ON posts TO app_service", database="billing")
     yield made
     await server.kill()
 

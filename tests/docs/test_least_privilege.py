@@ -8,14 +8,18 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from coordinator import Coordinator, schema
 from coordinator.dev.kafka import USERS
 from coordinator.doctor import examine_kafka
 from coordinator.errors import InDoubt, Misconfigured, Refused
 from coordinator.protocol.model import Ending, Prepared, Recipe
 from examples.social_post.observer import Observer, until
+from examples.social_post.promises import SETTINGS
 from examples.social_post.service import TOPIC, create_post
+from participants import Postgres
 from participants.kafka.cluster import Cluster
 from participants.kafka.connection import Security
 from participants.kafka.outcome import read_back
@@ -58,6 +62,36 @@ async def test_everything_works(guarded, guarded_kafka):
             return counts == [(1, 1)] * len(authors) and not any((await seen.leftovers()).values())
 
         assert await until(whole, WITHIN_S) is not None, (seen.messages, await seen.leftovers())
+
+
+@pytest.mark.parametrize("recipe", ["two-phase", "last-resource"])
+async def test_a_second_database_takes_part_with_the_tables_that_it_needs(guarded, guarded_kafka, recipe):
+    """The journal is in the first one; the message travels with both, and by either's outbox."""
+    database, billing, author = guarded.url("app_service"), guarded.url("app_service", "billing"), f"two {recipe}"
+    participants = {
+        "db": Postgres(database),
+        "billing": Postgres(billing),
+        "events": Kafka(guarded_kafka.sasl_bootstrap, security=security()),
+    }
+    async with (
+        Observer(guarded.url(), guarded_kafka.bootstrap) as seen,
+        Observer(guarded.url(database="billing"), guarded_kafka.bootstrap) as other,
+        Coordinator(journal=database, participants=participants, settings=SETTINGS) as coordinator,
+    ):
+        async with coordinator.transaction("both", recipe=recipe) as transaction:
+            for name in ("db", "billing"):
+                connection = await transaction.enlist(name)
+                await connection.execute("INSERT INTO posts (author, body) VALUES ($1, '')", author)
+            await transaction.publish("events", topic=TOPIC, key=author, value=b"")
+
+        async def whole() -> bool:
+            there = (await seen.rows(author), await other.rows(author), seen.messages[author], await seen.prepared())
+            return there == (1, 1, 1, 0)
+
+        assert await until(whole, WITHIN_S) is not None
+    held = await asyncpg.connect(billing)
+    assert [version.present for version in await schema.versions(held, "journal")] == [0]
+    await held.close()
 
 
 RULES = list(rules())

@@ -13,12 +13,15 @@ from coordinator.operating.ledger import SQL as OPERATING
 from participants.inbox.inbox import SQL as INBOX
 from participants.outbox.relay import SQL as RELAY
 from participants.postgres.database import SQL as BRANCHES
-from tests.docs.privileges import Privilege, granted
+from tests.docs.privileges import granted
 
+OUTSIDE_THE_JOURNAL = [*BRANCHES.values(), *RELAY.values(), *INBOX.values()]
 STATEMENTS = {
-    "app_service": [*JOURNAL.values(), *BRANCHES.values(), *RELAY.values(), *INBOX.values(), *OPERATING.values()],
-    "app_reader": [*OPERATING.values(), RELAY["list_dead"]],
+    ("app", "app_service"): [*JOURNAL.values(), *OUTSIDE_THE_JOURNAL, *OPERATING.values()],
+    ("app", "app_reader"): [*OPERATING.values(), RELAY["list_dead"]],
+    ("billing", "app_service"): OUTSIDE_THE_JOURNAL,
 }
+PARTS = {"app": ("service", "reader", "roles"), "billing": ("other-service", "other-roles")}
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
 HELD = """
     SELECT p.name, 'unanimity.' || c.relname AS object FROM pg_class AS c, unnest($2::text[]) AS p (name)
@@ -26,14 +29,14 @@ HELD = """
 """
 
 
-async def everything(url: str, role: str) -> None:
+async def everything(guarded, database: str, role: str) -> None:
     """Ask the server whether *role* may do all that it does. (The plan of a statement is made with its rights.)"""
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(guarded.url(role, database))
     try:
         await schema.versions(connection)
-        for statement in STATEMENTS[role]:
+        for statement in STATEMENTS[database, role]:
             await connection.execute(f"EXPLAIN (GENERIC_PLAN) {statement}")
-        if role == "app_service":
+        if (database, role) == ("app", "app_service"):
             await _claim(connection)  # The plan of it says nothing about the sequence.
     finally:
         await connection.close()
@@ -49,27 +52,29 @@ async def _claim(connection) -> None:
         await undone.rollback()
 
 
-def name(privilege: Privilege) -> str:
-    return re.sub(r"\W+", "-", f"{privilege.role} {privilege.name} {privilege.on}")
+SERVING = [
+    (database, privilege)
+    for database, parts in PARTS.items()
+    for each in parts
+    for privilege in granted(each)
+    if (database, privilege.role) in STATEMENTS
+]
+NAMES = [re.sub(r"\W+", "-", f"{database} {p.role} {p.name} {p.on}") for database, p in SERVING]
 
 
-SERVING = [p for p in [*granted("service"), *granted("reader"), *granted("roles")] if p.role in STATEMENTS]
-
-
-@pytest.mark.parametrize("privilege", SERVING, ids=name)
-async def test_each_privilege_is_needed(guarded, privilege):
+@pytest.mark.parametrize(("database", "privilege"), SERVING, ids=NAMES)
+async def test_each_privilege_is_needed(guarded, database, privilege):
     """Without it the server refuses a statement that we make; with it none."""
-    url = guarded.url(privilege.role)
-    await guarded.execute(privilege.revoke)
+    await guarded.execute(privilege.revoke, database=database)
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await everything(url, privilege.role)
+            await everything(guarded, database, privilege.role)
     finally:
-        await guarded.execute(privilege.grant)
-    await everything(url, privilege.role)
+        await guarded.execute(privilege.grant, database=database)
+    await everything(guarded, database, privilege.role)
 
 
-@pytest.mark.parametrize("privilege", [p for p in granted("roles") if p.role == "app_owner"], ids=name)
+@pytest.mark.parametrize("privilege", [p for p in granted("roles") if p.role == "app_owner"], ids=lambda p: p.name)
 async def test_the_owner_needs_what_it_is_granted(guarded, privilege):
     """To connect, and to make the schema in a database that has none."""
     await guarded.server.create_database("fresh")
@@ -94,15 +99,15 @@ async def _apply(url: str) -> list[str]:
         await connection.close()
 
 
-@pytest.mark.parametrize("role", STATEMENTS)
-async def test_there_is_no_other_privilege(guarded, role):
+@pytest.mark.parametrize(("database", "role"), STATEMENTS)
+async def test_there_is_no_other_privilege(guarded, database, role):
     """Neither by another way, nor on a table that the page has forgotten."""
-    connection = await asyncpg.connect(guarded.url())
+    connection = await asyncpg.connect(guarded.url(database=database))
     held = {tuple(row) for row in await connection.fetch(HELD, role, list(TABLE_PRIVILEGES))}
     await connection.close()
-    assert held == {(p.name, p.on) for p in SERVING if p.role == role and not p.kind}
+    assert held == {(p.name, p.on) for where, p in SERVING if (where, p.role) == (database, role) and not p.kind}
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await guarded.execute("CREATE TABLE unanimity.mine ()", role=role)
+        await guarded.execute("CREATE TABLE unanimity.mine ()", role=role, database=database)
 
 
 async def test_a_schema_that_is_current_is_not_touched_and_one_that_is_behind_names_the_remedy(guarded):
