@@ -88,9 +88,9 @@ class KafkaPublisher:
                 await _cut_off(producer)
             if self._carrying:
                 await asyncio.wait(self._carrying)
-            (failure,) = await asyncio.gather(stopping, return_exceptions=True)
-            if failure is not None:
-                logger.warning("the relay's producer did not stop cleanly: %r", failure)
+            await asyncio.wait({stopping})
+            if stopping.cancelled() or stopping.exception() is not None:
+                logger.warning("the relay's producer did not stop cleanly: %r", stopping)
         self._failed = False
 
     def _send_off(self, producer: AIOKafkaProducer, lane: Lane, builder: Any, rows: Sequence[OutboxRow]) -> Parcel:
