@@ -2,12 +2,16 @@
 
 import ast
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from coordinator.cli import app
 from coordinator.dev.downloads import cache_directory
 from coordinator.settings import Settings
 from tests.docs.pages import PAGES, ROOT, as_shown, blocks
@@ -100,6 +104,18 @@ def test_configuration_that_is_shown_is_valid(page: Path, tmp_path, monkeypatch)
         path.write_text(block.text)
         monkeypatch.setenv("COORDINATOR_CONFIG", str(path))
         assert Settings() != Settings.model_construct()
+
+
+EXAMPLES = re.findall(r"^ {4}.*?\bcoordinator ([^)\n]+)", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_commands_are_understood(example: str):
+    """The ids in them are nobody's, so they are read and not carried out: every name and option is known."""
+    command, words = get_command(app), shlex.split(example)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context(command.name, words)
 
 
 def test_output_that_differs_is_noticed():
