@@ -1,5 +1,6 @@
 """The command line's reference, made by walking its own commands."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,5 +40,5 @@ def _row(parameter: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """A docstring as Markdown reads it: without the form feed by which click would cut it."""
-    return text.split("\f", maxsplit=1)[0].strip()
+    """A docstring as Markdown reads it: without the form feed by which click would cut it, and its examples as code."""
+    return re.sub(r"(?m)^(?=coordinator )", "    ", text.split("\f", maxsplit=1)[0].strip())
