@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from coordinator import Coordinator, CoordinatorError, Park, Rollback, limits
 from coordinator.alerts import AlertKind
@@ -67,10 +68,14 @@ class Scene:
     async def write_and(self, point: str, action: Callable[[Gid], Awaitable[None]]) -> Gid:
         """As `write`; before its second phase reaches *point*, *action* happens."""
 
-        async def strike() -> None:
-            await action(await query(self.journal, "SELECT max(gid) FROM unanimity.decisions"))
+        first = asyncio.Lock()
 
-        fault = Fault(point=point, action="call", times=1, call=strike)
+        async def strike() -> None:
+            async with first:  # The other process sweeps, and may get there before; then it waits for this as well.
+                if fault.fired == 1:
+                    await action(await query(self.journal, "SELECT max(gid) FROM unanimity.decisions"))
+
+        fault = Fault(point=point, action="call", call=strike)
         with ArmedFaults(faults=[fault]):
             gid = await self.write()
         assert fault.fired
@@ -183,13 +188,16 @@ async def committed_by_hand(scene: Scene) -> Gid:
 
 
 async def unreadable(scene: Scene) -> Gid:
-    """As a foreign initialisation; and the topic that would say how it ended is gone."""
+    """As a foreign initialisation; and the records that would say how it ended are gone."""
 
     async def delete(gid: Gid) -> None:
         await scene.initialise_its_id(gid)
+        probe = Probe(scene.bootstrap)
+        end = (await probe.fetched(scene.topic)).high_watermark
+        probe.cluster.close()
         admin = AIOKafkaAdminClient(bootstrap_servers=scene.bootstrap)
         await admin.start()
-        await admin.delete_topics([scene.topic])
+        await admin.delete_records({TopicPartition(scene.topic, 0): RecordsToDelete(before_offset=end)})
         await admin.close()
 
     return await scene.write_and("kafka.end.commit", delete)
