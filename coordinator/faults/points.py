@@ -58,6 +58,8 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "outbox.delete": "delete rows that were acknowledged",
         "outbox.release": "make waiting rows ready",
         "inbox.insert": "record a message id beside its effect",
+        "barrier.enter": "record a delivery of a step beside its effect",
+        "barrier.settle": "settle the marker of an effect outside of the database",
     }
 )
 

@@ -16,6 +16,7 @@ from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import POINTS, Cell
 from examples.social_post.promises import SETTINGS
 from examples.social_post.service import coordinator_of, create_post
+from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.inbox import Inbox
 from tests.acceptance.stage import staged
 from tests.acceptance.test_matrix import IN_PROCESS, LOOPS, PATHS
@@ -140,6 +141,25 @@ async def consume(stage, author) -> str:
     return await stage.post(author)
 
 
+async def be_a_step(stage, author) -> str:
+    """A step with an effect outside of the database, delivered again until it is settled."""
+    connection = await asyncpg.connect(stage.database)
+    barrier, call = Barrier("matrix"), Call(author, "step", Direction.ACTION)
+    await barrier.create(connection)
+    await connection.execute("CREATE TABLE IF NOT EXISTS effects (id text)")
+    for _ in range(3):
+        try:
+            await barrier.intend(connection, call)
+            async with connection.transaction():
+                if await barrier.settle(connection, call) is Verdict.PROCEED:
+                    await connection.execute("INSERT INTO effects VALUES ($1)", author)
+        except (OSError, TimeoutError):
+            await stage.armed.arrive()
+    assert await connection.fetchval("SELECT count(*) FROM effects WHERE id = $1", author) == 1
+    await connection.close()
+    return await stage.post(author)
+
+
 LOST_PREPARE = ("pg.prepare", Cell.REPLY_LOST, 1)
 LOST_COMMIT = ("pg.commit_prepared", Cell.REPLY_LOST, 1)
 NO_COMMIT = ("pg.commit_prepared", Cell.BEFORE, 1)
@@ -164,11 +184,15 @@ SCENARIOS = {
     "kafka.read_back": (fenced, None),
     "kafka.describe": (describe, None),
     "inbox.insert": (consume, None),
+    "barrier.enter": (be_a_step, None),
+    "barrier.settle": (be_a_step, None),
 }
+# A connection keeps its order: nothing overtakes the ROLLBACK.
+WITHIN = ("inbox.insert", "barrier.enter", "barrier.settle")
 CELLS = [
     pytest.param(point, cell, action, id=f"{point}:{cell}-{action}")
     for point, (cell, action) in itertools.product(SCENARIOS, IN_PROCESS)
-    if (point, cell) != ("inbox.insert", Cell.LATE)  # A connection keeps its order: nothing overtakes the ROLLBACK.
+    if not (point in WITHIN and cell is Cell.LATE)
 ]
 
 KILLED = [
@@ -176,7 +200,7 @@ KILLED = [
     for point in SCENARIOS
     if point not in LOOPS
     for cell in (Cell.BEFORE, Cell.REPLY_LOST, Cell.AFTER, Cell.LATE)
-    if (point, cell) != ("inbox.insert", Cell.LATE)
+    if not (point in WITHIN and cell is Cell.LATE)
 ]
 
 

@@ -10,12 +10,13 @@ from coordinator import schema
 from coordinator.errors import Misconfigured
 from coordinator.journal.postgres import SQL as JOURNAL
 from coordinator.operating.ledger import SQL as OPERATING
+from participants.barrier.barrier import SQL as BARRIER
 from participants.inbox.inbox import SQL as INBOX
 from participants.outbox.relay import SQL as RELAY
 from participants.postgres.database import SQL as BRANCHES
 from tests.docs.privileges import granted
 
-OUTSIDE_THE_JOURNAL = [*BRANCHES.values(), *RELAY.values(), *INBOX.values()]
+OUTSIDE_THE_JOURNAL = [*BRANCHES.values(), *RELAY.values(), *INBOX.values(), *BARRIER.values()]
 STATEMENTS = {
     ("app", "app_service"): [*JOURNAL.values(), *OUTSIDE_THE_JOURNAL, *OPERATING.values()],
     ("app", "app_reader"): [*OPERATING.values(), RELAY["list_dead"]],

@@ -1,0 +1,163 @@
+"""The barrier: one call inside a participant's own transaction tells what a delivery may do there.
+
+*Within*: the record and the effect are one transaction, so a rollback takes both back. *Intent*: the effect is outside
+of the database, so a marker is committed before it; then an undo runs even where the local transaction, which would
+have recorded the effect, was rolled back after it.
+
+Deliveries of one step meet at the unique index, where the second one waits for the first, and then reads again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import Conflict, Refused
+from coordinator.faults.points import boundary
+from coordinator.schema import apply, queries
+from participants.barrier.decision import Call, Decision, Direction, Record, State, Verdict, decide, settled
+from participants.barrier.drivers import Asyncpg, Driver
+
+SQL = queries(Path(__file__).with_name("queries.sql"))
+RETENTION_S = 7 * 24 * 3600.0
+_PURGE_BATCH = 1000
+_LOOKS_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What a delivery may do, and what its first passage answered, where that was kept."""
+
+    verdict: Verdict
+    result: bytes | None = None
+    refused: bool = False
+    """Whether that answer was a refusal."""
+
+
+class Barrier:
+    """The deliveries that one *scope* (a service, a consumer, a tenant's endpoint) has let pass.
+
+    *driver* is that of the connections: `Asyncpg()`, `SqlAlchemy()` or `Psycopg()`.
+    """
+
+    def __init__(self, scope: str, driver: Driver | None = None) -> None:
+        self.scope = scope
+        self._driver = driver or Asyncpg()
+
+    async def create(self, connection: Any) -> None:
+        """Create the table where it is missing, on an asyncpg connection. Outside of a transaction.
+
+        With another driver: `coordinator schema apply barrier`.
+        """
+        await apply(connection, "barrier")
+
+    async def enter(self, connection: Any, call: Call) -> Passage:
+        """What *call* may do; recorded on the caller's open transaction, which carries the effect as well.
+
+        Commit it whatever the verdict is, and roll it back on any error. Raises `Refused` outside of a transaction,
+        `Replaced`, `KeyReused` and `Refused` as `decide` does, and the driver's own errors: an error is never an
+        answer, so the delivery comes again.
+        """
+        if not await self._driver.in_transaction(connection):
+            raise Refused("the barrier records a delivery inside the transaction of its effect: open one first")
+        return await self._pass(connection, call, State.DONE)
+
+    async def intend(self, connection: Any, call: Call) -> Passage:
+        """Commit the marker of an effect outside of this database, before the effect. Outside of a transaction.
+
+        After `PROCEED` and `UNSETTLED` have the effect, and then `settle` the marker. A marker that the local
+        transaction could take back would be worth nothing, so this has a transaction of its own.
+        """
+        if self._driver.is_open(connection):
+            raise Refused("a marker is committed by itself, before the effect: call this outside of a transaction")
+        async with self._driver.transaction(connection):
+            return await self._pass(connection, call, State.INTENDED)
+
+    async def keep(self, connection: Any, call: Call, result: bytes | None, *, refused: bool = False) -> None:
+        """Keep the answer of a delivery that entered on this open transaction, for its duplicates.
+
+        Only a final answer: never an error after which it would be done again. *refused*: it had no effect, and never
+        will have; an undo then finds nothing to undo.
+        """
+        _refuse_refusal(call, refused)
+        if not await self._end(connection, call, State.DONE, result, refused):
+            raise Refused(f"the {call} has not entered on this transaction")
+
+    async def settle(
+        self, connection: Any, call: Call, result: bytes | None = None, *, refused: bool = False
+    ) -> Verdict:
+        """Settle the marker on the caller's open transaction, which may carry local effects as well.
+
+        `PROCEED`: commit it. `DUPLICATE`: another delivery settled it, roll back. `TOO_LATE`: it was undone meanwhile;
+        roll back, and undo the effect again, since the undo may have come before it.
+        """
+        _refuse_refusal(call, refused)
+        if not await self._driver.in_transaction(connection):
+            raise Refused("a marker is settled inside the transaction of the local effects: open one first")
+        end = partial(self._end, connection, call, State.INTENDED, result, refused)
+        if await boundary("barrier.settle", end):
+            return Verdict.PROCEED
+        rows = await self._rows(connection, "look", call)
+        return settled(call, _records(rows).get(call.direction))
+
+    async def purge(self, connection: Any, older_than_s: float = RETENTION_S) -> int:
+        """Forget steps that are older; how many records, of at most a thousand steps a call. Open markers stay.
+
+        It must be longer than any delivery can take to come again: an action that comes after its undo was forgotten
+        has its effect.
+        """
+        rows = await self._driver.rows(connection, SQL["purge"], self.scope, older_than_s, _PURGE_BATCH)
+        return len(rows)
+
+    async def _pass(self, connection: Any, call: Call, state: State) -> Passage:
+        origin = call.direction.origin
+        statement, more = ("place_undo", (origin.value,)) if call.direction.undoes else ("place", ())
+        needed = {call.direction, origin} if call.direction.undoes else {call.direction}
+        placed: frozenset[Direction] = frozenset()
+        for _ in range(_LOOKS_MAX):
+            arguments = (call.direction.value, state.value, call.term, call.fingerprint, *more)
+            look = partial(self._rows, connection, statement, call, *arguments)
+            rows = await boundary("barrier.enter", look)
+            placed |= {Direction(row[1]) for row in rows if row[0]}
+            records = _records(rows)
+            if needed <= records.keys():  # Otherwise it waited for another delivery, whose record it now looks at.
+                decision = decide(call, placed, records)
+                if await self._move_origin(connection, call, decision):
+                    await self._raise_term(connection, call, placed, records)
+                    return _passage(call, decision.verdict, records)
+        raise Conflict(f"the {call} met other deliveries of its step again and again")
+
+    async def _move_origin(self, connection: Any, call: Call, decision: Decision) -> bool:
+        if decision.origin_from is None or decision.origin_to is None:
+            return True
+        arguments = (call.direction.origin.value, decision.origin_from.value, decision.origin_to.value)
+        return bool(await self._rows(connection, "move", call, *arguments))
+
+    async def _raise_term(self, connection: Any, call: Call, placed: frozenset[Direction], records: Any) -> None:
+        if not placed and call.term > records[call.direction].term:
+            await self._rows(connection, "raise_term", call, call.direction.value, call.term)
+
+    async def _end(self, connection: Any, call: Call, state: State, result: bytes | None, refused: bool) -> bool:
+        ended = State.REFUSED if refused else State.DONE
+        arguments = (call.direction.value, state.value, ended.value, result)
+        return bool(await self._rows(connection, "keep", call, *arguments))
+
+    async def _rows(self, connection: Any, name: str, call: Call, *arguments: Any) -> Sequence[Any]:
+        return await self._driver.rows(connection, SQL[name], self.scope, call.gid, call.step, *arguments)
+
+
+def _records(rows: Sequence[Any]) -> dict[Direction, Record]:
+    return {Direction(row[1]): Record(State(row[2]), *row[3:]) for row in rows}
+
+
+def _passage(call: Call, verdict: Verdict, records: dict[Direction, Record]) -> Passage:
+    own = records[call.direction]
+    if verdict is not Verdict.DUPLICATE:
+        return Passage(verdict)
+    return Passage(verdict, own.result, own.state is State.REFUSED)
+
+
+def _refuse_refusal(call: Call, refused: bool) -> None:
+    if refused and call.direction is not call.direction.origin:
+        raise Refused(f"a {call.direction} is repeated until it is done: it cannot be refused")

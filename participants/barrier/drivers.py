@@ -1,0 +1,111 @@
+"""How each driver for PostgreSQL says the same three things. Only what is used is imported."""
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
+from typing import Any, Protocol
+
+_PARAMETER = re.compile(r"\$(\d+)")
+
+
+class Driver(Protocol):
+    """What the barrier asks of the caller's connection."""
+
+    async def in_transaction(self, connection: Any) -> bool:
+        """Whether a transaction is open, or the next statement opens one."""
+        ...
+
+    def is_open(self, connection: Any) -> bool:
+        """Whether one is open already."""
+        ...
+
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        """A transaction that is committed at the end of the block, where none is open."""
+        ...
+
+    async def rows(self, connection: Any, statement: str, *arguments: Any) -> Sequence[Any]:
+        """The rows of a statement with `$1`, `$2`, ... in it."""
+        ...
+
+
+class Asyncpg:
+    """An asyncpg `Connection`."""
+
+    async def in_transaction(self, connection: Any) -> bool:
+        """Whether a block of it is open."""
+        return self.is_open(connection)
+
+    def is_open(self, connection: Any) -> bool:
+        """Whether a block of it is open."""
+        return bool(connection.is_in_transaction())
+
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        """A block."""
+        block: AbstractAsyncContextManager[Any] = connection.transaction()
+        return block
+
+    async def rows(self, connection: Any, statement: str, *arguments: Any) -> Sequence[Any]:
+        """As they are: the statements are written for it."""
+        rows: Sequence[Any] = await connection.fetch(statement, *arguments)
+        return rows
+
+
+class SqlAlchemy:
+    """SQLAlchemy's `AsyncConnection` or `AsyncSession`, on any of its asyncio drivers for PostgreSQL."""
+
+    async def in_transaction(self, connection: Any) -> bool:
+        """Always, as a statement begins one, unless the connection commits by itself."""
+        if hasattr(connection, "sync_session"):
+            connection = await connection.connection()
+        driver = connection.sync_connection.connection.dbapi_connection
+        return not connection.dialect.detect_autocommit_setting(driver)
+
+    def is_open(self, connection: Any) -> bool:
+        """Whether a statement, or a block, has begun one."""
+        return bool(connection.in_transaction())
+
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        """A block."""
+        block: AbstractAsyncContextManager[Any] = connection.begin()
+        return block
+
+    async def rows(self, connection: Any, statement: str, *arguments: Any) -> Sequence[Any]:
+        """With its own names for the parameters."""
+        named = {f"p{number}": argument for number, argument in enumerate(arguments, 1)}
+        rows: Sequence[Any] = (await connection.execute(_text(statement), named)).all()
+        return rows
+
+
+class Psycopg:
+    """psycopg 3's `AsyncConnection`."""
+
+    async def in_transaction(self, connection: Any) -> bool:
+        """Whether one is open, or the next statement opens one."""
+        return not connection.autocommit or self.is_open(connection)
+
+    def is_open(self, connection: Any) -> bool:
+        """Whether a statement, or a block, has begun one."""
+        return bool(connection.info.transaction_status.name != "IDLE")
+
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        """A block."""
+        block: AbstractAsyncContextManager[Any] = connection.transaction()
+        return block
+
+    async def rows(self, connection: Any, statement: str, *arguments: Any) -> Sequence[Any]:
+        """With its own names for the parameters, in rows that are tuples whatever the connection makes."""
+        from psycopg.rows import tuple_row
+
+        named = {f"p{number}": argument for number, argument in enumerate(arguments, 1)}
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(_PARAMETER.sub(r"%(p\1)s", statement), named)
+            rows: Sequence[Any] = await cursor.fetchall()
+        return rows
+
+
+@lru_cache(maxsize=32)
+def _text(statement: str) -> Any:
+    from sqlalchemy import text
+
+    return text(_PARAMETER.sub(r":p\1", statement))

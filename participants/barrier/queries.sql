@@ -1,0 +1,63 @@
+-- place --
+-- Record a delivery; then all that is known of its step. A key that is in neither was recorded while this waited for it.
+WITH placed AS (
+    INSERT INTO unanimity.barrier (scope, gid, step, direction, state, term, fingerprint)
+    VALUES ($1, $2, $3, $4, $5, $6, CAST($7 AS bytea))
+    ON CONFLICT DO NOTHING
+    RETURNING direction, state, term, fingerprint, result
+)
+SELECT true AS placed, direction, state, term, fingerprint, result FROM placed
+UNION ALL
+SELECT false, direction, state, term, fingerprint, result FROM unanimity.barrier
+WHERE scope = $1 AND gid = $2 AND step = $3;
+
+-- place_undo --
+-- The same for an undo, which also stands where what it undoes would: so that this can not come later.
+WITH placed AS (
+    INSERT INTO unanimity.barrier (scope, gid, step, direction, state, term, fingerprint)
+    VALUES ($1, $2, $3, $8, 'blocked', $6, NULL), ($1, $2, $3, $4, $5, $6, CAST($7 AS bytea))
+    ON CONFLICT DO NOTHING
+    RETURNING direction, state, term, fingerprint, result
+)
+SELECT true AS placed, direction, state, term, fingerprint, result FROM placed
+UNION ALL
+SELECT false, direction, state, term, fingerprint, result FROM unanimity.barrier
+WHERE scope = $1 AND gid = $2 AND step = $3;
+
+-- look --
+-- All that is known of a step.
+SELECT false AS placed, direction, state, term, fingerprint, result FROM unanimity.barrier
+WHERE scope = $1 AND gid = $2 AND step = $3;
+
+-- move --
+-- Bring a record from one state to another; nothing comes back where another delivery was faster.
+UPDATE unanimity.barrier SET state = $6, recorded_at = now()
+WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND state = $5
+RETURNING direction;
+
+-- raise_term --
+-- Whoever has a lower term than this is refused from now on.
+UPDATE unanimity.barrier SET term = $5
+WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND term < $5
+RETURNING term;
+
+-- keep --
+-- What the delivery answered, for its duplicates, and how it ended.
+UPDATE unanimity.barrier SET state = $6, result = CAST($7 AS bytea), recorded_at = now()
+WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND state = $5
+RETURNING direction;
+
+-- purge --
+-- Forget steps of which nothing is young and nothing is open, a batch at a time and each as a whole.
+WITH old AS (
+    SELECT DISTINCT scope, gid, step FROM unanimity.barrier AS b
+    WHERE scope = $1 AND recorded_at < now() - make_interval(secs => $2) AND NOT EXISTS (
+        SELECT FROM unanimity.barrier AS other
+        WHERE other.scope = b.scope AND other.gid = b.gid AND other.step = b.step
+        AND (other.recorded_at >= now() - make_interval(secs => $2) OR other.state = 'intended')
+    )
+    LIMIT $3
+)
+DELETE FROM unanimity.barrier AS b USING old
+WHERE b.scope = old.scope AND b.gid = old.gid AND b.step = old.step
+RETURNING b.gid;

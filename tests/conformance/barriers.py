@@ -1,0 +1,105 @@
+"""The barriers that the public suite is run on: how a test has effects beside each of them."""
+
+from contextlib import asynccontextmanager
+
+import asyncpg
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from participants.barrier import Asyncpg, Barrier, Psycopg, SqlAlchemy, Verdict
+
+HAD = (Verdict.PROCEED, Verdict.UNSETTLED)
+TABLES = """
+    CREATE TABLE effects (gid text, amount bigint);
+    CREATE TABLE total (amount bigint);
+    INSERT INTO total VALUES (0);
+"""
+ADD = "INSERT INTO effects VALUES ($1, $2)"
+ADD_UP = "UPDATE total SET amount = amount + $1"
+
+
+async def prepare(url):
+    """The barrier's table, and something to have an effect on."""
+    connection = await asyncpg.connect(url)
+    await Barrier("suite").create(connection)
+    await connection.execute(TABLES)
+    await connection.close()
+
+
+class SqlSubject:
+    """Effects in PostgreSQL, by any driver: *connected* gives an open connection outside of any transaction."""
+
+    def __init__(self, driver, connected):
+        self.driver = driver
+        self.barrier = Barrier("suite", driver)
+        self.connected = connected
+
+    async def deliver(self, call, effect, *, result=None, refuses=False, before_commit=None):
+        async with self.connected() as connection, self.driver.transaction(connection):
+            passage = await self.barrier.enter(connection, call)
+            if passage.verdict in HAD:
+                if not refuses:
+                    await self.add(connection, call, effect)
+                if result is not None:
+                    await self.barrier.keep(connection, call, result, refused=refuses)
+            if before_commit is not None:
+                await before_commit()
+        return passage
+
+    async def intend(self, call):
+        async with self.connected() as connection:
+            return await self.barrier.intend(connection, call)
+
+    async def settle(self, call, effect, *, result=None):
+        async with self.connected() as connection, self.driver.transaction(connection):
+            verdict = await self.barrier.settle(connection, call, result)
+            if verdict is Verdict.PROCEED:
+                await self.add(connection, call, effect)
+        return verdict
+
+    async def add(self, connection, call, effect):
+        await self.driver.rows(connection, f"{ADD} RETURNING 1", call.gid, effect)
+        await self.driver.rows(connection, f"{ADD_UP} RETURNING 1", effect)
+
+    async def effects(self, gid):
+        return await self._sum("SELECT coalesce(sum(amount), 0) FROM effects WHERE gid = $1", gid)
+
+    async def total(self):
+        return await self._sum("SELECT amount FROM total")
+
+    async def _sum(self, statement, *arguments):
+        async with self.connected() as connection:
+            return int((await self.driver.rows(connection, statement, *arguments))[0][0])
+
+
+@asynccontextmanager
+async def on_asyncpg(url, isolation="read committed"):
+    """A pool's connections."""
+    settings = {"default_transaction_isolation": isolation}
+    async with asyncpg.create_pool(url, min_size=0, max_size=10, server_settings=settings) as pool:
+        yield SqlSubject(Asyncpg(), pool.acquire)
+
+
+@asynccontextmanager
+async def on_sqlalchemy(url, dialect="asyncpg", session=False):
+    """An engine's connections, or sessions."""
+    engine = create_async_engine(url.replace("postgresql://", f"postgresql+{dialect}://"), pool_size=10)
+    try:
+        yield SqlSubject(SqlAlchemy(), (lambda: AsyncSession(engine)) if session else engine.connect)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def on_psycopg(url):
+    """A connection for each."""
+
+    @asynccontextmanager
+    async def connected():
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    yield SqlSubject(Psycopg(), connected)
