@@ -76,7 +76,7 @@ class Coordinator:
     what OpenTelemetry's own set-up of this process says when it is entered. Entering it checks every setting that a
     promise rests on and raises `Misconfigured` that names the remedy.
 
-    Leaving it takes 24 seconds at most: no transaction begins any more (`Unavailable`), those that are open end while
+    Leaving it takes 22 seconds at most: no transaction begins any more (`Unavailable`), those that are open end while
     time is left, and the rest is handed over to other processes at once. A web server that handles SIGTERM itself needs
     no more than that. A plain worker passes *drain_on_sigterm*: at SIGTERM what is open ends, then the block is left by
     a cancellation that goes no further, so that the program goes on behind it.
@@ -162,7 +162,7 @@ class Coordinator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        """Finish what is under way, hand over the rest, and close everything, within 24 seconds."""
+        """Finish what is under way, hand over the rest, and close everything, within 22 seconds."""
         ours = self._block is not None and self._block.leave(error)
         try:
             await self._stop.step("the coordinator", self._stack.aclose, leaving_s=0)

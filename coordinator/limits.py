@@ -50,7 +50,7 @@ RETRY_RESERVE = 20
 FINISH_GATHER_S = 0.05
 
 # Stopping: Kubernetes kills after 30 seconds. One deadline for the whole; each step leaves what the later ones need.
-STOP_WITHIN_S = 24.0
+STOP_WITHIN_S = 22.0
 DRAIN_LEAVES_S = 10.0
 ENGINE_LEAVES_S = 8.0
 RELAYS_LEAVE_S = 6.5
@@ -89,7 +89,7 @@ OUTBOX_BATCH_MAX = 1000
 OUTBOX_SHARDS = 16
 POLL_EVERY_S = 1.0
 
-assert STOP_WITHIN_S < 25.0, "stopping leaves time before we are killed"
+assert STOP_WITHIN_S < 25.0, "stopping leaves time to exit before we are killed"
 assert STOP_WITHIN_S > DRAIN_LEAVES_S > ENGINE_LEAVES_S > RELAYS_LEAVE_S > PARTICIPANTS_LEAVE_S > RESIGNING_LEAVES_S > 0
 assert STOP_WITHIN_S - DRAIN_LEAVES_S > 2 * PARTICIPANT_CALL_S, "what is under way can end, if its participants answer"
 assert LEASE_RENEWAL_S / LEASE_S + LAG_SHARE + BEAT_SHARE < LEASE_BELIEVED_SHARE, (
