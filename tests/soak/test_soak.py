@@ -1,6 +1,7 @@
 """A short soak on real servers: every kind of injury once, every promise kept; and then the checker is lied to."""
 
 import itertools
+import json
 import random
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ async def test_a_short_soak_keeps_every_promise_and_what_is_planted_is_found(ser
     async with started(options, servers_directory / "soak", print) as soak:
         seen, facts = await soak.run()
         facts |= {"minutes": options.minutes, "seed": SEED, "workers": options.workers, "brokers": options.brokers}
+        _keep(servers_directory.with_name("short-soak"), seen, facts)
         violations = check(seen)
         assert violations == [], report(seen, violations, facts)
         assert vacuous(seen) == []
@@ -57,6 +59,13 @@ async def test_a_short_soak_keeps_every_promise_and_what_is_planted_is_found(ser
             without = replace(seen, rows=await look.rows(connection))
         assert ("torn", gid) in _kinds(without)
         assert ("undecided", gid) in _kinds(replace(without, sightings=rest))
+
+
+def _keep(directory, seen, facts) -> None:
+    """What was observed outlives the servers: `python -m tests.soak --judge .dev/short-soak/observations.json`."""
+    directory.mkdir(exist_ok=True)
+    seen.save(directory / "observations.json")
+    (directory / "facts.json").write_text(json.dumps(facts))
 
 
 def _kinds(observations):
