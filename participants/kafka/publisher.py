@@ -239,6 +239,9 @@ async def _cut_off(producer: AIOKafkaProducer) -> None:
     await producer.client.close()
     await asyncio.wait({sender}, timeout=_KNOWN_WITHIN_S)
     accumulator = producer._message_accumulator
-    # A batch that was to be tried again does not count as pending, and its callback takes for granted that it does.
-    accumulator._pending_batches.update(batch for batches in accumulator._batches.values() for batch in batches)
+    again = [batch for batches in accumulator._batches.values() for batch in batches]
+    # What was to be tried again does not count as pending, and its callback takes for granted that it does.
+    accumulator._pending_batches.update(again)
     accumulator.fail_all(KafkaError("the relay gave up waiting for Kafka"))
+    for batch in again:
+        batch._drain_waiter.exception()  # Nobody else looks at it.
