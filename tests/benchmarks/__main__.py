@@ -12,11 +12,13 @@ import argparse
 import dataclasses
 import logging
 import sys
+from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
 from tests.benchmarks import drain, latency, ratios, transactions
+from tests.benchmarks.measure import Book
 from tests.benchmarks.readback import Wrong
 from tests.benchmarks.report import LATEST, report, tell, write
 from tests.benchmarks.stage import QUICK, Progress, Settings, Stage, servers
@@ -40,15 +42,14 @@ def steps(parts: tuple[str, ...], settings: Settings, concurrency: tuple[int, ..
     return sum(of[part] for part in parts)
 
 
-async def run(parts: tuple[str, ...], settings: Settings, progress: Progress, concurrency: tuple[int, ...]) -> Stage:
-    """Measure *parts* on servers of their own."""
-    progress.steps = steps(parts, settings, concurrency)
+async def run(parts: tuple[str, ...], settings: Settings, book: Book, concurrency: tuple[int, ...]) -> None:
+    """Measure *parts* on servers of their own, into *book*."""
+    progress = Progress(steps(parts, settings, concurrency))
     progress.say("starting PostgreSQL and Kafka")
     async with servers() as (postgres, kafka):
-        stage = Stage(postgres, kafka, settings, progress=progress)
+        stage = Stage(postgres, kafka, settings, book, progress)
+        book.postgres_version = await stage.ask_postgres_version()
         await measure(stage, parts, concurrency)
-        stage.postgres_version = await stage.ask_postgres_version()
-        return stage
 
 
 async def measure(stage: Stage, parts: tuple[str, ...], concurrency: tuple[int, ...] = ratios.CONCURRENCY) -> None:
@@ -76,19 +77,25 @@ def main() -> int:
         name: getattr(options, name) for name in ("rounds", "seconds", "rows") if getattr(options, name) is not None
     }
     settings = dataclasses.replace(QUICK if options.quick else Settings(), **given)
+    book, good = Book(), False
     try:
-        stage = uvloop.run(run(parts_of(options.only), settings, Progress(), tuple(options.concurrency)))
+        uvloop.run(run(parts_of(options.only), settings, book, tuple(options.concurrency)))
+        good = True
     except Wrong as wrong:
         Console(stderr=True).print(f"[red]wrong:[/] {wrong}")
-        return 1
+    finally:  # A run that failed keeps what it has measured, but not as the latest.
+        whole = good and not options.quick and not options.only and tuple(options.concurrency) == ratios.CONCURRENCY
+        keep(book, settings, LATEST if whole else LATEST.with_name("quick.json" if options.quick else "partial.json"))
+    return 0 if good else 1
+
+
+def keep(book: Book, settings: Settings, path: Path) -> None:
+    """Tell what was measured, and write it."""
     command = " ".join(["make bench", *(['ARGUMENTS="' + " ".join(sys.argv[1:]) + '"'] if sys.argv[1:] else [])])
-    data = report(stage.book, settings, postgres=stage.postgres_version, command=command)
-    whole = not options.quick and not options.only and tuple(options.concurrency) == ratios.CONCURRENCY
-    path = LATEST if whole else LATEST.with_name("quick.json" if options.quick else "partial.json")
+    data = report(book, settings, postgres=book.postgres_version, command=command)
     write(data, path)
     tell(data, Console(width=160))
     Console(stderr=True).print(f"kept in {path}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ class Book:
     """Everything that one run measured, by side."""
 
     sides: dict[str, Samples] = field(default_factory=dict)
+    postgres_version: str = "unknown"
+    """By the server's own word."""
 
     def note(self, side: str, values: Mapping[str, float]) -> None:
         """Enter one round of *side*."""

@@ -67,7 +67,6 @@ class Stage:
     settings: Settings
     book: Book = field(default_factory=Book)
     progress: Progress = field(default_factory=Progress)
-    postgres_version: str = "unknown"
 
     def servers_cpu_s(self) -> dict[str, float]:
         """The CPU time that each server has used so far."""
