@@ -23,6 +23,7 @@ class AlertKind(StrEnum):
     HAZARD = "hazard"
     LOST_BY_FAILOVER = "lost-by-failover"
     OLDER_THAN_JOURNAL = "older-than-journal"
+    PARKED_SAGA = "parked-saga"
     POISON = "poison"
 
 
@@ -88,12 +89,18 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
         "Do the branch's work again (the old primary's disk may still have its rows), and resolve the alert with what "
         "was done. A synchronous standby prevents it.",
     ),
+    AlertKind.PARKED_SAGA: Explanation(
+        "A saga can go neither on nor back: a compensation failed for as often as it may be tried, or a step behind "
+        "the pivot did.",
+        "The detail names the step and what it answered. Mend what it names and resume the saga, or do the step's work "
+        "by hand and skip it, with a reason; then resolve the alert.",
+    ),
     AlertKind.OLDER_THAN_JOURNAL: Explanation(
         "A branch of ours is prepared, but is older than the journal's memory: that no record speaks of it does not "
         "mean abort. It is left alone, and holds its locks.",
-        "Compare with the other participants, and commit or abort the branch by hand; then resolve the alert. It comes "
-        "from a failover of the journal's database to a standby that lagged, from a backup that was restored, or from "
-        "a journal that is not this one.",
+        "Compare with the other participants, and decide it by `coordinator in-doubt commit` or `abort`; then resolve "
+        "the alert. It comes from a failover of the journal's database to a standby that lagged, from a backup that "
+        "was restored, or from a journal that is not this one.",
     ),
     AlertKind.POISON: Explanation(
         "A transaction was adopted more than five times, and every process that drove it ended before it had. It is "

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from coordinator import limits
@@ -36,6 +36,8 @@ from coordinator.ports import Ability, OwnsIds, Participant, Standing
 from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.relays import RelaySet, open_relays
+from coordinator.sagas.client import SagaVerbs, assemble
+from coordinator.sagas.definition import Saga
 from coordinator.settings import Settings, load
 from coordinator.stopping import EndsBlock, Stop, on_sigterm
 from coordinator.stores import Stores, open_stores
@@ -60,7 +62,7 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-class Coordinator:
+class Coordinator(SagaVerbs):
     """A coordinator inside this process: the client, the engine, and the journal in your own database.
 
         async with Coordinator(
@@ -86,7 +88,8 @@ class Coordinator:
         self,
         *,
         journal: str,
-        participants: Mapping[str, Participant],
+        participants: Mapping[str, Participant] = MappingProxyType({}),
+        sagas: Iterable[Saga] = (),
         settings: Settings | None = None,
         history: Path | None = None,
         telemetry: Telemetry | None = None,
@@ -104,6 +107,7 @@ class Coordinator:
         self._draining: asyncio.Task[None] | None = None
         self._client: Client | None = None
         self._engine: TransactionEngine | None = None
+        self._definitions = tuple(sagas)
         self._refuse_bad_names()
 
     @property
@@ -167,7 +171,7 @@ class Coordinator:
         try:
             await self._stop.step("the coordinator", self._stack.aclose, leaving_s=0)
         finally:
-            self._client = self._engine = self._block = None
+            self._client = self._engine = self._block = self._sagas = None
         return ours
 
     def _on_sigterm(self) -> None:
@@ -204,11 +208,19 @@ class Coordinator:
         await engine.start()
         await self._observe(engine, stores, relays, telemetry)
         self._engine = engine
+        await self._start_sagas(stores, ownership, clock)
         history = None
         if self._history is not None:
             history = self._stack.enter_context(History(self._history, node=ownership.lease.owner))
         self._client = Client(engine=engine, policies=self.settings.policies, history=history)
         self._stack.push_async_callback(self.drain)
+
+    async def _start_sagas(self, stores: Stores, ownership: Ownership, clock: SystemClock) -> None:
+        sagas, loop = assemble(stores.sagas, ownership, stores.alerts, clock, self.settings.prefix, self._definitions)
+        self._at_the_end("sagas", sagas.engine.stop, limits.ENGINE_LEAVES_S)
+        self._at_the_end("the look after sagas", loop.stop, limits.ENGINE_LEAVES_S)
+        await loop.start()
+        self._sagas = sagas
 
     def _at_the_end(self, name: str, end: Callable[[], Awaitable[object]], leaving_s: float) -> None:
         self._stack.push_async_callback(self._stop.step, name, end, leaving_s=leaving_s)
@@ -326,7 +338,7 @@ class Coordinator:
         await loop.start()
 
     def _refuse_bad_names(self) -> None:
-        if not self._given:
-            raise InvalidDefinition("a coordinator needs participants: a database, a broker, or both")
+        if not self._given and not self._definitions:
+            raise InvalidDefinition("a coordinator needs participants (a database, a broker, or both), or sagas")
         if len(self._given) > limits.BRANCHES_MAX:
             raise InvalidDefinition(f"{len(self._given)} participants are above the limit of {limits.BRANCHES_MAX}")

@@ -12,7 +12,8 @@
     │   ├── ForbiddenStatement   the branch did something that a prepared transaction may not do
     │   ├── KeyReused            the idempotency key belongs to another request
     │   ├── Misconfigured        a server's or our own setting makes the promise impossible
-    │   └── VotedNo              a participant refused, for a reason of its own
+    │   ├── VotedNo              a participant refused, for a reason of its own
+    │   └── Compensated          the saga could not be completed; what it had done was undone
     ├── InDoubt                the outcome is decided or will be, but is not known here yet: never do it again, ask
     │   ├── Parked               it waits for an operator
     │   └── Disconnected         a request was sent and its answer never came
@@ -80,6 +81,10 @@ class Misconfigured(Refused):
 
 class VotedNo(Refused):
     """A participant refused to commit its branch, so everything was rolled back."""
+
+
+class Compensated(Refused):
+    """The saga could not be completed, and everything that it had done was undone."""
 
 
 class InDoubt(CoordinatorError):

@@ -15,8 +15,10 @@ from coordinator.journal.memory import (
     MemoryTransactionalIds,
     MemoryWorld,
 )
+from coordinator.journal.memory_sagas import MemorySagas
 from coordinator.journal.owners import PostgresAlerts, PostgresOwners, PostgresTransactionalIds
 from coordinator.journal.postgres import PostgresJournal
+from coordinator.journal.sagas import PostgresSagas
 from coordinator.ports import Alerts, Owners, Participant, TransactionalIds
 from coordinator.settings import Settings
 
@@ -31,6 +33,7 @@ class Stores:
     owners: Owners
     ids: TransactionalIds
     alerts: Alerts
+    sagas: PostgresSagas | MemorySagas
     identity: str
 
     def introduce(self, participant: Any, prefix: str) -> None:
@@ -60,20 +63,26 @@ async def open_stores(url: str, settings: Settings) -> AsyncIterator[Stores]:
     """Open the journal at *url*. Raises `InvalidDefinition` for a URL of another kind."""
     owner = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
     journal: PostgresJournal | MemoryJournal
+    sagas: PostgresSagas | MemorySagas
     if url.startswith(("postgresql://", "postgres://")):
         journal = PostgresJournal(url)
         owners: Owners = PostgresOwners(journal, owner_id=owner, lease_s=settings.lease_s)
         ids: TransactionalIds = PostgresTransactionalIds(journal, prefix=settings.prefix)
         alerts: Alerts = PostgresAlerts(journal)
+        sagas = PostgresSagas(journal, url)
     elif url.startswith("memory://"):
         journal = MemoryJournal(_SHARED_MEMORY.setdefault(url, MemoryWorld()))
         owners = MemoryOwners(journal, owner_id=owner, lease_s=settings.lease_s)
         ids = MemoryTransactionalIds(journal, prefix=settings.prefix)
         alerts = MemoryAlerts(journal.world)
+        sagas = MemorySagas(journal)
     else:
         raise InvalidDefinition(f"the journal is a postgresql:// or memory:// URL, not {url.partition(':')[0]!r}:…")
     await journal.open()
     try:
-        yield Stores(journal=journal, owners=owners, ids=ids, alerts=alerts, identity=await journal.identity())
+        await sagas.open()
+        identity = await journal.identity()
+        yield Stores(journal=journal, owners=owners, ids=ids, alerts=alerts, sagas=sagas, identity=identity)
     finally:
+        await sagas.close()
         await journal.close()

@@ -60,6 +60,15 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "inbox.insert": "record a message id beside its effect",
         "barrier.enter": "record a delivery of a step beside its effect",
         "barrier.settle": "settle the marker of an effect outside of the database",
+        "saga.start": "record that a saga has begun",
+        "saga.append": "record what happened to a step of a saga",
+        "saga.suspend": "let a saga sleep until a time or a signal",
+        "saga.awake": "take over sagas whose time has come",
+        "saga.adopt": "take over the unfinished sagas of a dead owner",
+        "saga.signal": "send a signal to a saga",
+        "saga.run": "call the action of a step",
+        "saga.undo": "call the compensation of a step",
+        "saga.ask": "ask what became of a step",
     }
 )
 

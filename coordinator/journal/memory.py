@@ -59,6 +59,8 @@ class MemoryWorld:
     audit: list[tuple[str, str, Gid, str, str]] = field(default_factory=list)
     attempts: dict[tuple[Gid, str, str], tuple[int, str]] = field(default_factory=dict)
     numbers: int = 0
+    sagas: dict[int, Any] = field(default_factory=dict)
+    """By number; see `journal.memory_sagas`."""
 
 
 class MemoryJournal:
@@ -313,7 +315,8 @@ class MemoryOwners:
         """Forget *owner*, unless something of it is left after all."""
         owns_ids = owner in self._world.ids.values()
         owes = any(row.owner == owner and not row.done for row in self._world.rows.values())
-        if not owns_ids and not owes:
+        has_sagas = any(saga.owner == owner and not saga.ended for saga in self._world.sagas.values())
+        if not owns_ids and not owes and not has_sagas:
             self._world.owners.pop(owner, None)
 
 

@@ -49,7 +49,7 @@ class PostgresJournal:
 
     async def open(self) -> None:
         """Connect, and bring the tables up to date. Raises `Unavailable` or `Misconfigured`."""
-        await self.questions.run(lambda connection: apply(connection, "journal", "outbox"))
+        await self.questions.run(lambda connection: apply(connection, "journal", "outbox", "sagas"))
 
     async def close(self) -> None:
         """Write what waits, and let go of the connections. Idempotent."""

@@ -201,7 +201,12 @@ SELECT owner FROM unanimity.owners WHERE taken_by = $1 ORDER BY owner;
 -- Forget an owner of whom nothing is left.
 DELETE FROM unanimity.owners AS o WHERE o.owner = $1
   AND NOT EXISTS (SELECT FROM unanimity.transactional_ids AS i WHERE i.owner = o.owner)
-  AND NOT EXISTS (SELECT FROM unanimity.decisions AS d WHERE d.owner = o.owner AND d.done_at IS NULL);
+  AND NOT EXISTS (SELECT FROM unanimity.decisions AS d WHERE d.owner = o.owner AND d.done_at IS NULL)
+  AND NOT EXISTS (
+    SELECT FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_owners AS f USING (owner)
+    WHERE s.owner = o.owner AND s.number >= coalesce(f.first, 0)
+      AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+  );
 
 -- claim_ids --
 -- New transactional ids, ours before anything is sent on them.

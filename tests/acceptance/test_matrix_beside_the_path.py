@@ -210,8 +210,9 @@ def coordinator_for(database, brokers):
 
 
 def test_every_point_is_in_one_of_the_two_matrices():
-    """A boundary that nobody strikes at is not proved."""
-    assert set(SCENARIOS) | {point for points in PATHS.values() for point in points} == set(POINTS)
+    """A boundary that nobody strikes at is not proved. (Those of sagas have a matrix of their own.)"""
+    struck = set(SCENARIOS) | {point for points in PATHS.values() for point in points}
+    assert struck == {point for point in POINTS if not point.startswith("saga.")}
 
 
 @pytest.mark.parametrize(("point", "cell", "action"), CELLS)

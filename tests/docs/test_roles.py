@@ -9,6 +9,7 @@ import pytest
 from coordinator import schema
 from coordinator.errors import Misconfigured
 from coordinator.journal.postgres import SQL as JOURNAL
+from coordinator.journal.sagas import SQL as SAGAS
 from coordinator.operating.ledger import SQL as OPERATING
 from participants.barrier.barrier import SQL as BARRIER
 from participants.inbox.inbox import SQL as INBOX
@@ -18,7 +19,7 @@ from tests.docs.privileges import granted
 
 OUTSIDE_THE_JOURNAL = [*BRANCHES.values(), *RELAY.values(), *INBOX.values(), *BARRIER.values()]
 STATEMENTS = {
-    ("app", "app_service"): [*JOURNAL.values(), *OUTSIDE_THE_JOURNAL, *OPERATING.values()],
+    ("app", "app_service"): [*JOURNAL.values(), *SAGAS.values(), *OUTSIDE_THE_JOURNAL, *OPERATING.values()],
     ("app", "app_reader"): [*OPERATING.values(), RELAY["list_dead"]],
     ("billing", "app_service"): OUTSIDE_THE_JOURNAL,
 }

@@ -87,7 +87,9 @@ def test_every_declared_fault_point_is_used_and_every_used_one_declared():
     used = set()
     for path in SOURCES:
         if path.name != "points.py":
-            used |= set(re.findall(r'"((?:pg|kafka|journal|owner|outbox|inbox|barrier)\.[a-z_.]+)"', path.read_text()))
+            used |= set(
+                re.findall(r'"((?:pg|kafka|journal|owner|outbox|inbox|barrier|saga)\.[a-z_.]+)"', path.read_text())
+            )
     assert used == set(POINTS)
     page = (DOCS / "architecture.md").read_text()
     assert all(f"`{point}`" in page for point in POINTS)

@@ -14,7 +14,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from coordinator import Coordinator, CoordinatorError, Park, Rollback, limits
+from coordinator import Coordinator, CoordinatorError, Park, Parked, Refused, Rollback, limits
 from coordinator.alerts import AlertKind
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.gids import new_gid
@@ -22,6 +22,7 @@ from coordinator.journal.owners import PostgresOwners
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.ports import Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Ending, Gid, Recipe, Role
+from coordinator.sagas.definition import Attempts, Saga, step
 from coordinator.schema import apply
 from coordinator.settings import load
 from participants import Kafka, Postgres
@@ -227,6 +228,24 @@ async def poisonous(scene: Scene) -> Gid:
     return gid
 
 
+async def stuck_saga(scene: Scene) -> Gid:
+    """Its compensation fails for as often as it may be tried."""
+
+    async def book() -> None:
+        return None
+
+    async def unbook() -> None:
+        raise OSError("the hotel does not answer")
+
+    async def pay() -> None:
+        raise Refused("no money")
+
+    saga = Saga("trip", step(book, compensate=unbook, undo_retry=Attempts(at_most=1)), step(pay))
+    with pytest.raises(Parked) as held:
+        await scene.a.run(saga)
+    return Gid(held.value.gid or "")
+
+
 PROVOCATIONS: Mapping[AlertKind, list[Callable[[Scene], Awaitable[Gid]]]] = {
     AlertKind.PARKED: [parked],
     AlertKind.REFUSED: [refused],
@@ -234,6 +253,7 @@ PROVOCATIONS: Mapping[AlertKind, list[Callable[[Scene], Awaitable[Gid]]]] = {
     AlertKind.HAZARD: [unreadable],
     AlertKind.OLDER_THAN_JOURNAL: [older_than_the_journal],
     AlertKind.POISON: [poisonous],
+    AlertKind.PARKED_SAGA: [stuck_saga],
 }
 
 

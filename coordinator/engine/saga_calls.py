@@ -1,0 +1,168 @@
+"""Calling a step: its action, its compensation, or the question what became of it, and what the answer means.
+
+What a call raises is one of three things. `Refused` is a no that stays one. `Unavailable` (and a serialisation failure
+of a database) means that nothing happened. Everything else, a timeout first of all, means that nobody knows.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from coordinator import limits
+from coordinator.engine.saga_run import SagaRun
+from coordinator.errors import Refused as RefusedByStep
+from coordinator.errors import Replaced, Unavailable
+from coordinator.faults.points import boundary
+from coordinator.ports import Clock
+from coordinator.protocol.saga import Done, Refused, Stuck, Undone, Unknown
+from coordinator.protocol.saga_shape import OnUnknown
+from coordinator.sagas.definition import Call, StepContext, StepDefinition
+from coordinator.sagas.events import Happened
+
+logger = logging.getLogger(__name__)
+
+# A transaction that a database rolled back so that another one could be serialised, or a deadlock end.
+_ROLLED_BACK = frozenset({"40001", "40P01"})
+
+
+class Status(StrEnum):
+    """What a participant that is asked (`status=`) says of a step."""
+
+    DONE = "done"
+    NEVER = "never"
+    """It did not happen, and never will: also not by a request that is still under way."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True, kw_only=True)
+class Calls:
+    """Calls steps, as often as their definitions allow, while this process may."""
+
+    clock: Clock
+    chance: random.Random
+    may_call: Callable[[], Awaitable[None]]
+    """Returns once this process holds its lease; raises `Replaced` where it never will again."""
+    term: Callable[[], int]
+
+    async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
+        """Call the action until it is known what became of it, or until its policy says what to make of it."""
+        call, made = step.run, 0
+        assert call is not None, "an action has a function"
+        while True:
+            made += 1
+            try:
+                value = await self._call(run, step, call, "action", made, step.timeout_s)
+                return Happened(Done(step.name), _stored(step, value))
+            except RefusedByStep as failure:
+                return Happened(Refused(step.name, _said(failure)))
+            except (Replaced, asyncio.CancelledError):
+                raise
+            except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
+                logger.info("step %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
+                last = made >= step.retry.at_most
+                if not nothing_happened(failure):
+                    if step.on_unknown is OnUnknown.ASK:
+                        return await self.ask(run, step, _said(failure))
+                    if last or step.on_unknown is OnUnknown.COMPENSATE:
+                        return Happened(Unknown(step.name, _said(failure)))
+                elif last:
+                    return Happened(Refused(step.name, _said(failure)))
+            await self.clock.sleep(step.retry.pause_s(made, self.chance.random()))
+
+    async def undo(self, run: SagaRun, step: StepDefinition) -> Happened:
+        """Call the compensation until it answers; never skipped, and stuck only after all its attempts."""
+        call, made = step.undo, 0
+        assert call is not None, "what is undone has a compensation"
+        while True:
+            made += 1
+            try:
+                await self._call(run, step, call, "compensation", made, step.timeout_s)
+            except (Replaced, asyncio.CancelledError):
+                raise
+            except Exception as failure:  # noqa: BLE001 - a compensation is owed whatever it raises.
+                logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
+                if made >= step.undo_retry.at_most:
+                    return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
+                await self.clock.sleep(step.undo_retry.pause_s(made, self.chance.random()))
+            else:
+                return Happened(Undone(step.name))
+
+    async def ask(self, run: SagaRun, step: StepDefinition, reason: str) -> Happened:
+        """Ask the participant what became of the step. UNKNOWN is never read as a no: it is asked again."""
+        call, made = step.ask, 0
+        assert call is not None, "what is asked about has a status"
+        while True:
+            made += 1
+            output: bytes | None = None
+            try:
+                said = await self._call(run, step, call, "status", made, step.timeout_s)
+                told, value = said if isinstance(said, tuple) else (said, None)
+                answer = Status(told)
+                if answer is Status.DONE:
+                    output = _stored(step, value)
+            except (Replaced, asyncio.CancelledError):
+                raise
+            except Exception as failure:  # noqa: BLE001 - no answer is no answer, whatever it was.
+                logger.info("status of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
+                answer = Status.UNKNOWN
+            if answer is Status.DONE:
+                return Happened(Done(step.name), output)
+            if answer is Status.NEVER:
+                return Happened(Refused(step.name, reason))
+            if made >= step.undo_retry.at_most:
+                return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}"))
+            await self.clock.sleep(step.undo_retry.pause_s(made, self.chance.random()))
+
+    async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
+        """What became of a step that was not begun here, and must settle before anything is undone."""
+        if not run.inherited:
+            return Happened(Refused(step.name, "it was not begun"))
+        if step.on_unknown is OnUnknown.ASK:
+            return await self.ask(run, step, "its process ended")
+        return Happened(Unknown(step.name, "its process ended"))
+
+    async def _call(
+        self,
+        run: SagaRun,
+        step: StepDefinition,
+        call: Call,
+        direction: Literal["action", "compensation", "status"],
+        attempt: int,
+        timeout_s: float,
+    ) -> Any:
+        await self.may_call()
+
+        def context() -> StepContext:
+            return StepContext(
+                gid=run.gid,
+                saga=run.saga.name,
+                step=step.name,
+                direction=direction,
+                attempt=attempt,
+                term=self.term(),
+            )
+
+        keywords = call.keywords(run.values, context)
+        async with asyncio.timeout(timeout_s):
+            return await boundary(_POINTS[direction], lambda: call.function(**keywords), gid=run.gid, step=step.name)
+
+
+def nothing_happened(failure: BaseException) -> bool:
+    """Whether a failed call is known to have done nothing, so that the same call may be made again."""
+    return isinstance(failure, Unavailable) or getattr(failure, "sqlstate", None) in _ROLLED_BACK
+
+
+def _stored(step: StepDefinition, value: Any) -> bytes | None:
+    assert step.output is not None, "an action's output has a type"
+    return step.output.dump_json(value)
+
+
+def _said(failure: BaseException) -> str:
+    return (str(failure) or type(failure).__name__)[: limits.ANSWER_CHARACTERS_MAX]
+
+
+_POINTS = {"action": "saga.run", "compensation": "saga.undo", "status": "saga.ask"}

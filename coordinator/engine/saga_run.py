@@ -1,0 +1,84 @@
+"""One saga as this process runs it: its state, its outputs, and what is in flight of it here."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.protocol.saga import Phase, SagaState, Skipped, evolve
+from coordinator.protocol.saga_shape import StepName
+from coordinator.sagas.definition import REQUEST, Saga
+from coordinator.sagas.events import Happened, decode
+from coordinator.sagas.log import Loaded, Signal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaOutcome:
+    """How a saga ended, or where it stands: *outputs* by step, of those that are done."""
+
+    gid: str
+    phase: Phase
+    outputs: Mapping[str, Any]
+    reason: str = ""
+
+    @property
+    def completed(self) -> bool:
+        """Whether every step happened."""
+        return self.phase is Phase.COMPLETED
+
+
+@dataclass(slots=True)
+class SagaRun:
+    """A saga being driven here. *inherited*: another process drove it before, and may have left steps in flight."""
+
+    saga: Saga
+    number: int
+    gid: str
+    values: dict[str, Any]
+    """The input, and the outputs of the steps that are done: what calls take their arguments from."""
+    state: SagaState = field(default_factory=SagaState)
+    position: int = 0
+    inherited: bool = False
+    deadline_s: float = float("inf")
+    """On this process' monotonic clock."""
+    signalled: int = 0
+    """How many signals have been read; what came later is still to be looked at."""
+    signals: list[Signal] = field(default_factory=list)
+    """Those that nothing has come of yet."""
+    consumed: set[int] = field(default_factory=set)
+    """The ids of those that something has come of."""
+    flying: dict[StepName, "asyncio.Task[Happened]"] = field(default_factory=dict)
+    nudged: asyncio.Event | None = None
+    waiters: list["asyncio.Future[SagaOutcome]"] = field(default_factory=list)
+
+    def outcome(self) -> SagaOutcome:
+        """Where it stands."""
+        outputs = {name: value for name, value in self.values.items() if name != REQUEST}
+        return SagaOutcome(gid=self.gid, phase=self.state.phase, outputs=outputs, reason=self.state.reason)
+
+
+def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
+    """The run of a saga as its log has it. *now_s*: this process' monotonic clock."""
+    values: dict[str, Any] = {REQUEST: None if saga.input is None else saga.input.validate_json(loaded.input)}
+    state, consumed = SagaState(), set[int]()
+    for text in loaded.events:
+        event, output, signal = decode(text)
+        state = evolve(saga.shape, state, event)
+        if signal is not None:
+            consumed.add(signal)
+        if '"o":' in text and not isinstance(event, Skipped):
+            adapter = saga.steps[event.step].output  # type: ignore[union-attr]  # What has an output has a step.
+            values[event.step] = output if adapter is None else adapter.validate_python(output)  # type: ignore[union-attr]
+        elif isinstance(event, Skipped):
+            values[event.step] = None
+    return SagaRun(
+        saga=saga,
+        number=loaded.number,
+        gid=loaded.gid,
+        values=values,
+        state=state,
+        position=len(loaded.events),
+        consumed=consumed,
+        inherited=True,
+        deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
+    )

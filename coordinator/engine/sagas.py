@@ -1,0 +1,338 @@
+"""The loop of sagas: do what is owed, write down what happened, until nothing is owed; and then remember nothing.
+
+A saga that waits for a time or a signal is nobody's: it holds no task and no connection, and whoever looks when its
+time has come goes on with it. So does a successor with what a dead process left: nothing else moves a saga.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator import limits
+from coordinator.alerts import AlertKind
+from coordinator.engine.ownership import Ownership
+from coordinator.engine.performer import UNKNOWN
+from coordinator.engine.saga_calls import Calls
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
+from coordinator.engine.saga_signals import hear
+from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced, Unavailable
+from coordinator.ports import Alerts, Clock
+from coordinator.protocol.model import Gid
+from coordinator.protocol.saga import (
+    Cancelled,
+    Done,
+    Run,
+    SagaAction,
+    Settle,
+    Undo,
+    Waiting,
+    cancellable,
+    evolve,
+    owed,
+)
+from coordinator.protocol.saga import Refused as StepRefused
+from coordinator.protocol.saga_shape import Kind
+from coordinator.sagas.definition import REQUEST, Saga, StepDefinition
+from coordinator.sagas.events import Happened, encode
+from coordinator.sagas.log import Loaded, NewSaga, SagaLog, Standing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class SagaEngine:
+    """Starts sagas, drives them, and finds those that wait or were left."""
+
+    log: SagaLog
+    ownership: Ownership
+    alerts: Alerts
+    clock: Clock
+    calls: Calls
+    definitions: dict[str, Saga] = field(default_factory=dict)
+    """By identity: a saga that runs is pinned to one, and is left to a process that has it."""
+    running: dict[str, SagaRun] = field(default_factory=dict)
+    recovered: int = 0
+    stopping: bool = False
+    _tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    _tidy_at_s: float = 0.0
+
+    def register(self, saga: Saga) -> None:
+        """Make *saga* known here. Raises `InvalidDefinition` where another one has its name and version."""
+        known = self.definitions.setdefault(saga.identity, saga)
+        if known.digest != saga.digest:
+            raise InvalidDefinition(
+                f"saga {saga.identity} has another shape than the one that is registered under this version: a saga "
+                "that runs is pinned to its definition, so give the changed one another version"
+            )
+
+    # ── starting ──
+
+    async def start(self, saga: Saga, value: Any, *, key: str | None, gid: str) -> tuple[str, SagaRun | None]:
+        """Begin a saga, or find the one that stands for *key*: its id, and its run where it was begun here now.
+
+        Raises `InvalidDefinition` for an input of another type, `KeyReused` where the key stands for another input.
+        """
+        if self.stopping:
+            raise Unavailable("this process is stopping: no saga begins here any more")
+        if not self.ownership.holds:
+            raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
+        self.register(saga)
+        text = _input(saga, value)
+        new = NewSaga(
+            gid=gid,
+            name=saga.name,
+            definition=saga.identity,
+            key=key,
+            fingerprint=hashlib.sha256(text).hexdigest(),
+            input=text.decode(),
+            deadline_s=saga.deadline_s,
+        )
+        standing = await self._started(new)
+        if standing.fingerprint != new.fingerprint:
+            raise KeyReused(
+                f"saga {saga.name!r} with key {key!r} is {standing.gid}, with another input", gid=standing.gid
+            )
+        if not standing.ours:
+            return standing.gid, None
+        run = SagaRun(saga, standing.number, gid, {REQUEST: value})
+        if saga.deadline_s is not None:
+            run.deadline_s = self.clock.monotonic_s() + saga.deadline_s
+        self._drive_in_task(run)
+        return gid, run
+
+    async def _started(self, new: NewSaga) -> Standing:
+        """Asked again under the same id for as long as a caller may wait: it begins once, however often it is asked."""
+        until_s, pause_s = self.clock.monotonic_s() + limits.PARTICIPANT_CALL_S, limits.FINISH_BACKOFF_S
+        while True:
+            try:
+                return await self.log.start(new)
+            except (Unavailable, *UNKNOWN) as failure:
+                if self.clock.monotonic_s() > until_s:
+                    raise InDoubt(
+                        f"nobody knows whether saga {new.gid} has begun: ask by this id, or begin it again with the "
+                        "same key",
+                        gid=new.gid,
+                    ) from failure
+                await self.clock.sleep(self.calls.chance.uniform(0, pause_s))
+
+    def await_here(self, run: SagaRun) -> "asyncio.Future[SagaOutcome]":
+        """A future of *run*'s end, while it is driven here."""
+        future: asyncio.Future[SagaOutcome] = asyncio.get_running_loop().create_future()
+        run.waiters.append(future)
+        return future
+
+    # ── driving ──
+
+    def _drive_in_task(self, run: SagaRun) -> None:
+        self.running[run.gid] = run
+        task = asyncio.create_task(self._drive(run), name=f"saga {run.gid}")
+        self._tasks[run.gid] = task
+        task.add_done_callback(lambda ended: self._forget(run, ended))
+
+    def _forget(self, run: SagaRun, ended: "asyncio.Task[None]") -> None:
+        self.running.pop(run.gid, None)
+        self._tasks.pop(run.gid, None)
+        for task in run.flying.values():
+            task.cancel()
+        failure = None if ended.cancelled() else ended.exception()
+        if isinstance(failure, Replaced):
+            logger.warning("saga %s is another process' now: %s", run.gid, failure)
+        elif failure is not None:
+            logger.error("driving saga %s ended with a bug or a misconfiguration", run.gid, exc_info=failure)
+        for waiter in run.waiters:
+            if not waiter.done():
+                waiter.set_result(run.outcome())  # It ended, it sleeps, or it is another's: whoever waits looks again.
+
+    async def _drive(self, run: SagaRun) -> None:
+        shape = run.saga.shape
+        while actions := owed(shape, run.state):
+            if run.deadline_s < self.clock.monotonic_s() and cancellable(shape, run.state):
+                await self._write(run, Happened(Cancelled("its deadline has passed")))
+                continue
+            if len(actions) == 1 and not run.flying and run.saga.steps[actions[0].step].kind is Kind.ACTION:
+                await self._write(run, await self._perform(run, actions[0]))
+                continue
+            happened = await self._next(run, actions)
+            if happened is None:
+                break
+            await self._write(run, happened)
+        if run.state.ended:
+            return
+        if (heard := hear(run)) is not None:
+            await self._write(run, heard)
+            await self._drive(run)
+        else:
+            await self._put_to_sleep(run)
+
+    async def _next(self, run: SagaRun, actions: Sequence[SagaAction]) -> Happened | None:
+        """What happens next of what is owed at once; None where nothing can until a time or a signal comes."""
+        while True:
+            for action in actions:
+                step = run.saga.steps[action.step]
+                if isinstance(action, Run) and step.kind is not Kind.ACTION:
+                    if (waited := self._waited(run, step)) is not None:
+                        return waited
+                elif action.step not in run.flying and len(run.flying) < run.saga.parallel:
+                    run.flying[action.step] = asyncio.create_task(self._perform(run, action))
+            if not run.flying:
+                return None
+            run.nudged = run.nudged or asyncio.Event()
+            nudge = asyncio.ensure_future(run.nudged.wait())
+            done, _ = await asyncio.wait(
+                {*run.flying.values(), nudge}, timeout=self._wake_in_s(run), return_when=asyncio.FIRST_COMPLETED
+            )
+            nudge.cancel()
+            for name, task in list(run.flying.items()):
+                if task in done:
+                    return run.flying.pop(name).result()
+            if run.nudged.is_set():
+                run.nudged.clear()
+                await self._read_signals(run)
+                if (heard := hear(run)) is not None:
+                    return heard
+            elif run.deadline_s < self.clock.monotonic_s() and cancellable(run.saga.shape, run.state):
+                return Happened(Cancelled("its deadline has passed"))
+
+    async def _perform(self, run: SagaRun, action: SagaAction) -> Happened:
+        step = run.saga.steps[action.step]
+        match action:
+            case Run():
+                return await self.calls.act(run, step)
+            case Settle():
+                return await self.calls.settle(run, step)
+            case Undo():
+                return await self.calls.undo(run, step)
+
+    def _waited(self, run: SagaRun, step: StepDefinition) -> Happened | None:
+        """What has become of a wait: it begins, it is over, or it goes on (None)."""
+        now_s = self.clock.now().timestamp()
+        if step.kind is Kind.SIGNAL:
+            for signal in run.signals:
+                if signal.name == step.signal:
+                    return Happened(Done(step.name), signal.payload.encode(), signal.id)
+        if step.name not in run.state.waits:
+            return Happened(Waiting(step.name, None if step.wait_s is None else now_s + step.wait_s))
+        until_s = run.state.waits[step.name]
+        if until_s is None or now_s < until_s:
+            return None
+        if step.kind is Kind.SLEEP:
+            return Happened(Done(step.name))
+        return Happened(StepRefused(step.name, f"no signal {step.signal!r} within {step.wait_s:g} s"))
+
+    async def _write(self, run: SagaRun, happened: Happened) -> None:
+        """Make it durable, and only then believe it."""
+        event, output, signal = happened
+        state = evolve(run.saga.shape, run.state, event)
+        text = encode(happened)
+        pause_s = limits.FINISH_BACKOFF_S
+        while True:
+            try:
+                await self.log.append(run.number, run.position, text, final=state.ended)
+                break
+            except (Unavailable, *UNKNOWN) as failure:
+                logger.warning("what happened to saga %s is not written yet: %r", run.gid, failure)
+                await self.clock.sleep(self.calls.chance.uniform(0, pause_s))
+                pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
+        run.position += 1
+        run.state = state
+        if signal is not None:
+            run.consumed.add(signal)
+            run.signals = [other for other in run.signals if other.id != signal]
+        if output is not None or isinstance(event, Done):
+            step = run.saga.steps[event.step]  # type: ignore[union-attr]  # What has an output has a step.
+            run.values[step.name] = None if output is None or step.output is None else step.output.validate_json(output)
+
+    # ── sleeping, and being woken ──
+
+    def _wake_in_s(self, run: SagaRun) -> float | None:
+        """Seconds until something is to be done without a signal; None is never."""
+        now_s, until = self.clock.now().timestamp(), []
+        for name, until_s in run.state.waits.items():
+            if until_s is not None and name not in run.state.marks:
+                until.append(until_s - now_s)
+        if run.deadline_s != float("inf") and cancellable(run.saga.shape, run.state):
+            until.append(run.deadline_s - self.clock.monotonic_s())
+        return max(0.0, min(until)) if until else None
+
+    async def _put_to_sleep(self, run: SagaRun) -> None:
+        """Nobody's, until its time, a signal, or an operator comes."""
+        wake_in_s = self._wake_in_s(run)
+        if run.state.parked is not None:
+            wake_in_s = None
+            await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, f"{run.saga.name}: {run.state.reason}")
+        await self.log.suspend(run.number, wake_in_s=wake_in_s, seen=run.signalled)
+
+    async def _read_signals(self, run: SagaRun) -> None:
+        """Take the signals that it was sent, but for those that something has come of already."""
+        sent = await self.log.signals(run.number)
+        run.signals += [signal for signal in sent[run.signalled :] if signal.id not in run.consumed]
+        run.signalled = len(sent)
+
+    def nudge(self, gid: str) -> None:
+        """A signal was sent to a saga that is perhaps driven here."""
+        run = self.running.get(gid)
+        if run is not None and run.nudged is not None:
+            run.nudged.set()
+
+    async def look(self) -> None:
+        """Go on with sagas whose time has come, and with those of owners that this process has taken over."""
+        if self.stopping or not self.definitions or not self.ownership.holds:
+            return
+        known = list(self.definitions)
+        for take in (self.log.awake, self.log.adopt):
+            for loaded in await take(known, limits.SAGA_ADOPT_MAX):
+                await self._resume(loaded)
+        now_s = self.clock.monotonic_s()
+        if now_s >= self._tidy_at_s:
+            self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
+            busy = [run.number for run in self.running.values()]
+            for loaded in await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX):
+                await self._resume(loaded)
+            await self.log.tidy()
+
+    async def _resume(self, loaded: Loaded) -> None:
+        if loaded.gid in self.running:
+            return
+        run = restored(self.definitions[loaded.definition], loaded, now_s=self.clock.monotonic_s())
+        if run.state.ended:
+            return
+        self.recovered += 1
+        if loaded.signalled:
+            await self._read_signals(run)
+            if (heard := hear(run)) is not None:
+                await self._write(run, heard)
+        self._drive_in_task(run)
+
+    # ── stopping ──
+
+    async def stop(self) -> None:
+        """Drive nothing any more; others have what is left at once. Idempotent."""
+        self.stopping = True
+        left = [run.number for run in self.running.values()]
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if left:
+            try:
+                await self.log.release(left)
+            except (Replaced, Unavailable, *UNKNOWN) as failure:
+                logger.warning("%d sagas wait for their owner's lease to expire: %r", len(left), failure)
+
+
+def _input(saga: Saga, value: Any) -> bytes:
+    if saga.input is None:
+        if value is not None:
+            raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
+        return b"null"
+    try:
+        text = saga.input.dump_json(saga.input.validate_python(value))
+    except ValueError as wrong:
+        raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong
+    if len(text) > limits.SAGA_INPUT_BYTES_MAX:
+        raise Refused(f"an input of {len(text)} bytes is above the limit of {limits.SAGA_INPUT_BYTES_MAX}")
+    return text

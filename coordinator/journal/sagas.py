@@ -1,0 +1,160 @@
+"""The log of sagas in PostgreSQL: append-only, and concurrent sagas share every durable write.
+
+A saga costs one row when it begins and one for each step; nothing of it is updated while it runs. The statements are in
+`sagas.sql`.
+"""
+
+from collections.abc import Awaitable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from coordinator import limits
+from coordinator.errors import KeyReused, Replaced
+from coordinator.faults.points import boundary
+from coordinator.journal.database import JournalConnection
+from coordinator.journal.group_commit import GroupCommit
+from coordinator.journal.postgres import PostgresJournal
+from coordinator.sagas.log import Loaded, NewSaga, Signal, Standing
+from coordinator.schema import queries
+
+SQL = queries(Path(__file__).with_name("sagas.sql"))
+
+_Append = tuple[int, int, str, bool]
+
+
+class PostgresSagas:
+    """`sagas.log.SagaLog` beside a journal, whose lease it writes under."""
+
+    def __init__(self, journal: PostgresJournal, url: str) -> None:
+        self._journal = journal
+        self._forced = JournalConnection(url)
+        self._writes: GroupCommit[NewSaga | _Append, Any] = GroupCommit("journal: sagas", self._flush)
+
+    async def open(self) -> None:
+        """Nothing to open: the journal has brought the tables up to date."""
+
+    async def close(self) -> None:
+        """Write what waits, and let go of the connection. Idempotent."""
+        await self._writes.close()
+        await self._forced.close()
+
+    async def start(self, saga: NewSaga) -> Standing:
+        """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
+        standing: Standing = await boundary("saga.start", lambda: self._writes.put(saga), gid=saga.gid)
+        return standing
+
+    def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
+        """Write that *event* happened. See `SagaLog`."""
+        return boundary("saga.append", lambda: self._writes.put((number, position, event, final)))
+
+    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int) -> None:
+        """It is nobody's until its time comes. See `SagaLog`."""
+        arguments = (number, *self._owner(), seen, wake_in_s)
+        await boundary("saga.suspend", lambda: self._forced.run(lambda c: c.execute(SQL["suspend"], *arguments)))
+
+    async def awake(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+        """Make sagas ours whose time has come."""
+        return await boundary("saga.awake", lambda: self._take(SQL["awake"], definitions, at_most))
+
+    async def adopt(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+        """Make unfinished sagas of the dead ours."""
+        return await boundary("saga.adopt", lambda: self._take(SQL["adopt"], definitions, at_most))
+
+    async def release(self, numbers: Collection[int]) -> None:
+        """Let others have these sagas at once."""
+        arguments = (list(numbers), *self._owner())
+        await self._forced.run(lambda c: c.execute(SQL["release"], *arguments))
+
+    async def load(self, gid: str) -> Loaded | None:
+        """One saga, whoever drives it."""
+        found = await self._load([], gid=gid)
+        return found[0] if found else None
+
+    async def find(self, name: str, key: str) -> Loaded | None:
+        """The saga of this name and key."""
+        found = await self._load([], name=name, key=key)
+        return found[0] if found else None
+
+    async def send(self, gid: str, name: str, payload: str) -> bool:
+        """Send a signal. See `SagaLog`."""
+        sent = await boundary(
+            "saga.signal", lambda: self._journal.questions.run(lambda c: c.fetchval(SQL["send"], gid, name, payload))
+        )
+        return sent is not None
+
+    async def signals(self, number: int) -> Sequence[Signal]:
+        """All signals that the saga was sent."""
+        rows = await self._journal.questions.run(lambda c: c.fetch(SQL["signals"], number))
+        return [Signal(id=row["id"], name=row["name"], payload=row["payload"]) for row in rows]
+
+    async def strays(self, definitions: Collection[str], busy: Collection[int], at_most: int) -> Sequence[Loaded]:
+        """Unfinished sagas of ours that nobody here drives. See `SagaLog`."""
+        arguments = (*self._owner(), list(definitions), list(busy), limits.OWN_RECORD_IDLE_S, at_most)
+        rows = await self._forced.run(lambda c: c.fetch(SQL["strays"], *arguments))
+        return await self._load([row["number"] for row in rows]) if rows else []
+
+    async def tidy(self) -> None:
+        """Remember where our unfinished sagas begin."""
+        owner, _ = self._owner()
+        first = await self._forced.run(lambda c: c.fetchval(SQL["first"], owner))
+        await self._forced.run(lambda c: c.execute(SQL["tidy"], owner, first))
+
+    async def _take(self, query: str, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+        arguments = (*self._owner(), list(definitions), at_most)
+        rows = await self._forced.run(lambda c: c.fetch(query, *arguments))
+        return await self._load([row["number"] for row in rows]) if rows else []
+
+    async def _load(self, numbers: list[int], *, gid: str = "", name: str = "", key: str = "") -> Sequence[Loaded]:
+        rows = await self._journal.questions.run(lambda c: c.fetch(SQL["load"], numbers, gid, name, key))
+        return [Loaded(**dict(row)) for row in rows]
+
+    async def _flush(self, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
+        started = [item for item in batch if isinstance(item, NewSaga)]
+        appended = [item for item in batch if not isinstance(item, NewSaga)]
+        columns: tuple[Any, ...] = (
+            [saga.gid for saga in started],
+            [saga.name for saga in started],
+            [saga.definition for saga in started],
+            [saga.key for saga in started],
+            [saga.fingerprint for saga in started],
+            [saga.input for saga in started],
+            [saga.deadline_s for saga in started],
+            [item[0] for item in appended],
+            [item[1] for item in appended],
+            [item[2] for item in appended],
+            [item[3] for item in appended],
+        )
+        row: Any = await self._forced.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *columns))
+        if not row["held"]:
+            raise Replaced("this process has lost its term: its sagas are another one's")
+        if row["appended"] < len(appended):
+            await self._refuse_others(appended)
+        numbers = dict(zip(row["gids"] or (), row["numbers"] or (), strict=True))
+        return [
+            await self._stands(item, numbers.get(item.gid)) if isinstance(item, NewSaga) else None for item in batch
+        ]
+
+    async def _stands(self, saga: NewSaga, number: int | None) -> Standing | BaseException:
+        if number is not None:
+            return Standing(number=number, gid=saga.gid, fingerprint=saga.fingerprint, ours=True)
+        row: Any = await self._forced.run(lambda c: c.fetchrow(SQL["standing"], saga.gid, saga.name, saga.key))
+        if row is None:
+            return KeyReused(f"saga {saga.name!r} with key {saga.key!r} stood, and is gone", gid=saga.gid)
+        return Standing(
+            number=row["number"], gid=row["gid"], fingerprint=row["fingerprint"], ours=row["gid"] == saga.gid
+        )
+
+    async def _refuse_others(self, appended: Sequence[_Append]) -> None:
+        """A write that is repeated finds itself; anything else at its place is another process' doing."""
+        places = ([item[0] for item in appended], [item[1] for item in appended])
+        rows = await self._forced.run(lambda c: c.fetch(SQL["written"], *places))
+        found = {(row["number"], row["position"]): row["event"] for row in rows}
+        for number, position, event, _ in appended:
+            if found.get((number, position)) != event:
+                raise Replaced(f"saga {number} is driven by another process: its event {position} is not ours")
+
+    def _owner(self) -> tuple[str, int]:
+        lease = self._journal.lease
+        if lease is None:
+            raise Replaced("this process is no owner: it has not registered, or it has resigned")
+        return lease.owner, lease.term

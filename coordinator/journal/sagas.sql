@@ -1,0 +1,123 @@
+-- flush --
+-- Sagas that begin and things that happened, written only while we hold our term: its row is locked, so that a takeover
+-- waits until they are durable.
+WITH held AS MATERIALIZED (
+    SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+), started AS (
+    INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
+    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, s.input, held.owner, held.term,
+           now() + make_interval(secs => s.deadline_s)
+    FROM held, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::json[], $9::float8[])
+        AS s (gid, name, definition, key, fingerprint, input, deadline_s)
+    ON CONFLICT DO NOTHING
+    RETURNING gid, number
+), appended AS (
+    INSERT INTO unanimity.saga_events (number, position, event, final)
+    SELECT e.number, e.position, e.event, e.final
+    FROM held, unnest($10::bigint[], $11::int[], $12::json[], $13::boolean[]) AS e (number, position, event, final)
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM appended) AS appended,
+       (SELECT array_agg(gid) FROM started) AS gids, (SELECT array_agg(number) FROM started) AS numbers;
+
+-- standing --
+-- The saga that stands for this id, or for this name and key.
+SELECT number, gid, fingerprint FROM unanimity.sagas WHERE gid = $1 OR (name = $2 AND key = $3) ORDER BY gid <> $1 LIMIT 1;
+
+-- written --
+-- What stands at these positions.
+SELECT e.number, e.position, e.event FROM unanimity.saga_events AS e
+JOIN unnest($1::bigint[], $2::int[]) AS w (number, position) USING (number, position);
+
+-- suspend --
+-- It is nobody's until its time comes; a signal that came meanwhile is its time. (The counter is in the row, so that a
+-- signal and this exclude each other.)
+UPDATE unanimity.sagas SET
+    owner = '',
+    wake_at = CASE WHEN signalled > $4 THEN now() ELSE now() + make_interval(secs => $5) END
+WHERE number = $1 AND owner = $2 AND term = $3;
+
+-- awake --
+-- Sagas whose time has come become ours.
+WITH due AS (
+    SELECT number FROM unanimity.sagas
+    WHERE owner = '' AND wake_at <= now() AND definition = ANY($3::text[])
+    ORDER BY wake_at LIMIT $4 FOR UPDATE SKIP LOCKED
+), held AS MATERIALIZED (
+    SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+), lowered AS (
+    UPDATE unanimity.saga_owners SET first = least(first, (SELECT min(number) FROM due)) WHERE owner = $1
+)
+UPDATE unanimity.sagas AS s SET owner = held.owner, term = held.term, wake_at = NULL
+FROM due, held WHERE s.number = due.number RETURNING s.number;
+
+-- adopt --
+-- Unfinished sagas of owners that were taken over become ours, whoever took them over: perhaps it does not know them.
+WITH left_over AS (
+    SELECT s.number FROM unanimity.owners AS o
+    LEFT JOIN unanimity.saga_owners AS f ON f.owner = o.owner
+    JOIN unanimity.sagas AS s ON s.owner = o.owner AND s.number >= coalesce(f.first, 0)
+    WHERE o.taken_by IS NOT NULL AND o.term > s.term AND s.definition = ANY($3::text[])
+      AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+    ORDER BY s.number LIMIT $4 FOR UPDATE OF s SKIP LOCKED
+), held AS MATERIALIZED (
+    SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+), lowered AS (
+    UPDATE unanimity.saga_owners SET first = least(first, (SELECT min(number) FROM left_over)) WHERE owner = $1
+)
+UPDATE unanimity.sagas AS s SET owner = held.owner, term = held.term
+FROM left_over, held WHERE s.number = left_over.number RETURNING s.number;
+
+-- strays --
+-- Unfinished sagas of ours that nobody here drives: the answer to a start or to a takeover was lost.
+SELECT s.number FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_owners AS f USING (owner)
+WHERE s.owner = $1 AND s.term = $2 AND s.number >= coalesce(f.first, 0)
+  AND s.definition = ANY($3::text[]) AND s.number <> ALL($4::bigint[])
+  AND s.created_at < now() - make_interval(secs => $5)
+  AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+ORDER BY s.number LIMIT $6;
+
+-- release --
+-- Others may have them at once.
+UPDATE unanimity.sagas SET owner = '', wake_at = now() WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3;
+
+-- load --
+-- Sagas with all that happened to them, in order.
+SELECT s.number, s.gid, s.name, s.definition, s.key, s.input, s.owner, s.signalled,
+       extract(epoch FROM s.deadline_at - now())::float8 AS left_s,
+       coalesce(e.events, '{}') AS events, coalesce(e.ended, false) AS ended
+FROM unanimity.sagas AS s LEFT JOIN LATERAL (
+    SELECT array_agg(event::text ORDER BY position) AS events, bool_or(final) AS ended
+    FROM unanimity.saga_events WHERE number = s.number
+) AS e ON true
+WHERE s.number = ANY($1::bigint[]) OR s.gid = $2 OR (s.name = $3 AND s.key = $4)
+ORDER BY s.number;
+
+-- send --
+-- A signal. Its saga's row is changed with it, so that going to sleep and being woken exclude each other.
+WITH told AS (
+    UPDATE unanimity.sagas AS s SET
+        signalled = signalled + 1,
+        wake_at = CASE WHEN owner = '' THEN now() ELSE wake_at END
+    WHERE gid = $1 AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+    RETURNING number
+)
+INSERT INTO unanimity.saga_signals (number, name, payload) SELECT number, $2, $3 FROM told RETURNING id;
+
+-- signals --
+-- What it was sent.
+SELECT id, name, payload FROM unanimity.saga_signals WHERE number = $1 ORDER BY id;
+
+-- tidy --
+-- Where our unfinished sagas begin: what is below has ended. Only onward from where it was when this was asked for, so
+-- that one which arrives late undoes no takeover.
+INSERT INTO unanimity.saga_owners AS o (owner, first)
+SELECT $1, coalesce(min(s.number) FILTER (WHERE e.number IS NULL), max(s.number) + 1, $2)
+FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_events AS e ON e.number = s.number AND e.final
+WHERE s.owner = $1 AND s.number >= $2
+ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2;
+
+-- first --
+-- Where our unfinished sagas began when this was last looked at.
+SELECT coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0);

@@ -1,0 +1,196 @@
+"""What a service does with sagas: run one, start one and come back to it, signal it, call it off."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from coordinator import limits
+from coordinator.engine.ownership import Ownership
+from coordinator.engine.saga_calls import Calls
+from coordinator.engine.saga_run import SagaOutcome, restored
+from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, SKIP
+from coordinator.engine.sagas import SagaEngine
+from coordinator.engine.timers import Periodic
+from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
+from coordinator.gids import new_gid
+from coordinator.ports import Alerts, Clock
+from coordinator.protocol.saga import Phase
+from coordinator.sagas.definition import Saga
+from coordinator.sagas.log import SagaLog
+
+_LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
+
+
+@dataclass(slots=True)
+class SagaHandle:
+    """One saga, from any process: it can be awaited, looked at, signalled and called off."""
+
+    gid: str
+    saga: Saga
+    _sagas: "Sagas"
+
+    async def result(self) -> SagaOutcome:
+        """Wait until it has completed; its outcome.
+
+        Raises `Compensated` where it was undone, `Parked` where it waits for an operator.
+        """
+        return _judged(await self._sagas.ended(self.gid, self.saga))
+
+    async def outcome(self) -> SagaOutcome:
+        """Where it stands now."""
+        return await self._sagas.outcome(self.gid, self.saga)
+
+    async def signal(self, name: str, payload: Any = None) -> None:
+        """Send it a signal. Raises `Refused` where it has ended."""
+        if name.startswith(CONTROL):
+            raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}")
+        await self._sagas.send(self.gid, name, payload)
+
+    async def cancel(self, reason: str) -> None:
+        """Have it undone, unless its pivot is done. Raises `Refused` where it has ended."""
+        await self._sagas.send(self.gid, CANCEL, {"reason": reason})
+
+    async def resume(self, reason: str = "") -> None:
+        """Let it go on where it was parked."""
+        await self._sagas.send(self.gid, RESUME, {"reason": reason})
+
+    async def skip(self, step: str, reason: str) -> None:
+        """Take on yourself the step (or its compensation) at which it is parked. *reason* is kept."""
+        if not reason.strip():
+            raise Refused("a step is skipped only with a reason", gid=self.gid)
+        await self._sagas.send(self.gid, SKIP, {"step": step, "reason": reason})
+
+
+@dataclass(slots=True, kw_only=True)
+class Sagas:
+    """The sagas of one coordinator."""
+
+    engine: SagaEngine
+    clock: Clock
+    prefix: str
+    chance: random.Random
+
+    async def start(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaHandle:
+        """Begin *saga* with *value* as its input, and return once that is durable.
+
+        With a *key* it is begun once: the same key finds the one that was begun before, and with another input it is
+        refused (`KeyReused`).
+        """
+        gid, _ = await self.engine.start(saga, value, key=key, gid=self._gid())
+        return SagaHandle(gid, saga, self)
+
+    async def run(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaOutcome:
+        """Begin *saga* and wait until it has completed. See `SagaHandle.result` for what is raised otherwise."""
+        gid, run = await self.engine.start(saga, value, key=key, gid=self._gid())
+        if run is None:
+            return _judged(await self.ended(gid, saga))
+        outcome = await self.engine.await_here(run)
+        return _judged(outcome if _over(outcome) else await self.ended(gid, saga))
+
+    async def attach(self, saga: Saga, key: str) -> SagaHandle:
+        """The saga that was begun with *key*, by any process. Raises `Refused` where there is none."""
+        loaded = await self.engine.log.find(saga.name, key)
+        if loaded is None:
+            raise Refused(f"no saga {saga.name!r} was begun with key {key!r}")
+        return SagaHandle(loaded.gid, saga, self)
+
+    async def send(self, gid: str, name: str, payload: Any) -> None:
+        """Send a signal, of a step or of ours. Raises `Refused` where the saga has ended, or never was."""
+        if not await self.engine.log.send(gid, name, to_json(payload).decode()):
+            raise Refused(f"saga {gid} has ended, or never was: nobody hears {name!r}", gid=gid)
+        self.engine.nudge(gid)
+
+    async def ended(self, gid: str, saga: Saga) -> SagaOutcome:
+        """Wait for its end, or until it is parked, wherever it is driven."""
+        pause_s = _LOOK_FIRST_S
+        while True:
+            run = self.engine.running.get(gid)
+            outcome = await (self.outcome(gid, saga) if run is None else self.engine.await_here(run))
+            if _over(outcome):
+                return outcome
+            await asyncio.sleep(pause_s)
+            pause_s = min(_LOOK_MAX_S, 1.5 * pause_s)
+
+    async def outcome(self, gid: str, saga: Saga) -> SagaOutcome:
+        """Where it stands, by its log. Raises `InvalidDefinition` where *saga* is not what it is pinned to."""
+        loaded = await self.engine.log.load(gid)
+        if loaded is None:
+            raise Refused(f"there is no saga {gid}", gid=gid)
+        if loaded.definition != saga.identity:
+            raise InvalidDefinition(
+                f"saga {gid} is pinned to {loaded.definition}, and this is {saga.identity}", gid=gid
+            )
+        return restored(saga, loaded, now_s=self.clock.monotonic_s()).outcome()
+
+    def _gid(self) -> str:
+        return new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))
+
+
+class SagaVerbs:
+    """The verbs of sagas, on a coordinator."""
+
+    _sagas: Sagas | None = None
+
+    @property
+    def sagas(self) -> Sagas:
+        """The sagas of this coordinator. Raises `InvalidDefinition` where it is not running."""
+        if self._sagas is None:
+            raise InvalidDefinition("the coordinator is not running: write `async with Coordinator(...)`")
+        return self._sagas
+
+    async def run(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaOutcome:
+        """Run *saga* to its end. Raises `Compensated` where it was undone, `Parked` where an operator is needed."""
+        return await self.sagas.run(saga, value, key=key)
+
+    async def start(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaHandle:
+        """Begin *saga*, once for each *key*; a handle to come back to it by."""
+        return await self.sagas.start(saga, value, key=key)
+
+    async def attach(self, saga: Saga, key: str) -> SagaHandle:
+        """A handle to the saga that was begun with *key*, by any process."""
+        return await self.sagas.attach(saga, key)
+
+    async def signal(self, saga: Saga, key: str, name: str, payload: Any = None) -> None:
+        """Send a signal to the saga that was begun with *key*."""
+        await (await self.attach(saga, key)).signal(name, payload)
+
+
+def assemble(
+    log: SagaLog, ownership: Ownership, alerts: Alerts, clock: Clock, prefix: str, definitions: Iterable[Saga]
+) -> tuple[Sagas, Periodic]:
+    """The sagas of a coordinator, and the loop that looks after those which wait or were left."""
+    chance = random.SystemRandom()
+
+    async def may_call() -> None:
+        losses = ownership.losses
+        while not ownership.holds:
+            await clock.sleep(limits.SAGA_LOOK_S)
+            if ownership.losses != losses:
+                raise Replaced("this process was replaced while a step waited to be called")
+
+    calls = Calls(clock=clock, chance=chance, may_call=may_call, term=lambda: ownership.lease.term)
+    engine = SagaEngine(log=log, ownership=ownership, alerts=alerts, clock=clock, calls=calls)
+    for definition in definitions:
+        engine.register(definition)
+    loop = Periodic(name="sagas", round_=engine.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
+    return Sagas(engine=engine, clock=clock, prefix=prefix, chance=chance), loop
+
+
+def _over(outcome: SagaOutcome) -> bool:
+    return outcome.phase in (Phase.COMPLETED, Phase.COMPENSATED, Phase.PARKED)
+
+
+def _judged(outcome: SagaOutcome) -> SagaOutcome:
+    match outcome.phase:
+        case Phase.COMPLETED:
+            return outcome
+        case Phase.COMPENSATED:
+            raise Compensated(f"{outcome.gid} was undone: {outcome.reason}", gid=outcome.gid)
+        case Phase.PARKED:
+            raise Parked(f"{outcome.gid} waits for an operator: {outcome.reason}", gid=outcome.gid)
+        case _:
+            raise InDoubt(f"{outcome.gid} has not ended yet", gid=outcome.gid)

@@ -1,0 +1,308 @@
+"""A saga in code: async functions as steps, with what undoes them, put together and checked at once.
+
+    checkout = Saga(
+        "checkout",
+        step(reserve_stock, compensate=release_stock),
+        step(charge_card, compensate=refund),
+        step(ship, pivot=True, on_unknown="retry"),
+        step(send_receipt),
+    )
+
+A step's function takes the saga's input as `request`, the outputs of earlier steps by their names, and `context` where
+it wants one (see `StepContext`). What it returns is the step's output: its type is annotated, and is stored as JSON.
+Without `after=` a step comes after the one that is listed before it.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeAdapter
+
+from coordinator import limits
+from coordinator.errors import InvalidDefinition
+from coordinator.protocol.saga_shape import Kind, OnUnknown, Shape, Step, StepName, shape_of
+
+StepFunction = Callable[..., Awaitable[Any]]
+REQUEST, CONTEXT = "request", "context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What a call is about: the key for idempotency is (*gid*, *step*, *direction*), and never the *attempt*."""
+
+    gid: str
+    saga: str
+    step: str
+    direction: Literal["action", "compensation", "status"]
+    attempt: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """How often a call is made before its step is taken for failed; *at_most* includes the first.
+
+    The pause before attempt n is random in [0, backoff_s * 2 ** (n - 2)], never above *backoff_max_s* (full jitter).
+    """
+
+    at_most: int = 3
+    backoff_s: float = 0.1
+    backoff_max_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.at_most < 1 or self.backoff_s <= 0 or self.backoff_max_s <= 0:
+            raise InvalidDefinition(f"attempts and pauses are above zero: {self}")
+
+    def pause_s(self, made: int, chance: float) -> float:
+        """Seconds before the next attempt, after *made*. *chance* in [0, 1) is the caller's randomness."""
+        return chance * float(min(self.backoff_max_s, self.backoff_s * 2 ** (made - 1)))
+
+
+UNDO_ATTEMPTS = Attempts(at_most=20, backoff_s=0.1, backoff_max_s=30.0)
+
+
+@dataclass(slots=True)
+class Call:
+    """A function of a step, and where each of its arguments comes from."""
+
+    function: StepFunction
+    arguments: tuple[str, ...]
+    takes_context: bool
+
+    def keywords(self, given: Mapping[str, Any], context: Callable[[], StepContext]) -> dict[str, Any]:
+        """Its arguments, out of the input and the outputs so far."""
+        keywords = {name: given[name] for name in self.arguments}
+        if self.takes_context:
+            keywords[CONTEXT] = context()
+        return keywords
+
+
+@dataclass(slots=True, kw_only=True)
+class StepDefinition:
+    """One step as it was written. Made by `step`, `sleep` and `await_signal`."""
+
+    name: StepName
+    kind: Kind
+    action: StepFunction | None = None
+    compensate: StepFunction | None = None
+    status: StepFunction | None = None
+    after: tuple[str, ...] | None = None
+    pivot: bool = False
+    on_unknown: OnUnknown = OnUnknown.COMPENSATE
+    retry: Attempts = field(default_factory=Attempts)
+    undo_retry: Attempts = UNDO_ATTEMPTS
+    timeout_s: float = limits.STEP_TIMEOUT_S
+    participant: str = ""
+    wait_s: float | None = None
+    signal: str = ""
+    # Filled in by the saga that it is part of:
+    run: Call | None = None
+    undo: Call | None = None
+    ask: Call | None = None
+    output: TypeAdapter[Any] | None = None
+
+
+def step(
+    action: StepFunction,
+    *,
+    name: str | None = None,
+    compensate: StepFunction | None = None,
+    status: StepFunction | None = None,
+    after: Iterable[str] | str | None = None,
+    pivot: bool = False,
+    on_unknown: OnUnknown | str | None = None,
+    retry: Attempts | None = None,
+    undo_retry: Attempts | None = None,
+    timeout_s: float = limits.STEP_TIMEOUT_S,
+    participant: str = "",
+) -> StepDefinition:
+    """A step that calls *action*; its name is the function's unless *name* is given.
+
+    *compensate* undoes it, and must bear that there is nothing to undo (see the barrier). *pivot*: once it is done, the
+    saga only goes forward. *on_unknown*: what is done where nobody knows whether it happened: "compensate" (the default
+    of a step with a compensation), "retry" it (it is idempotent; the default otherwise), or "ask" *status*, which
+    returns a `Status`, and the step's output with `Status.DONE`. *retry* and *undo_retry*: how often. *participant*:
+    whom it calls; calls to one participant share a budget and a breaker.
+
+    An action raises `Refused` for a no that stays a no, and `Unavailable` where nothing happened and asking again can
+    help; anything else that it raises means that nobody knows.
+    """
+    if on_unknown is None:
+        chosen = OnUnknown.ASK if status else OnUnknown.COMPENSATE if compensate and not pivot else OnUnknown.RETRY
+    else:
+        chosen = OnUnknown(on_unknown)
+    called = name or action.__name__
+    if chosen is OnUnknown.ASK and status is None:
+        raise InvalidDefinition(f"step {called!r} is to be asked about (on_unknown='ask'), and has no status=")
+    if not timeout_s > 0:
+        raise InvalidDefinition(f"step {called!r}: timeout_s is above zero, not {timeout_s}")
+    return StepDefinition(
+        name=StepName(called),
+        kind=Kind.ACTION,
+        action=action,
+        compensate=compensate,
+        status=status,
+        after=_names(after),
+        pivot=pivot,
+        on_unknown=chosen,
+        retry=retry or Attempts(),
+        undo_retry=undo_retry or UNDO_ATTEMPTS,
+        timeout_s=timeout_s,
+        participant=participant,
+    )
+
+
+def sleep(name: str, seconds: float, *, after: Iterable[str] | str | None = None) -> StepDefinition:
+    """A step that is done *seconds* after it was reached, whatever restarts meanwhile."""
+    if not seconds >= 0:
+        raise InvalidDefinition(f"step {name!r} sleeps for {seconds} seconds")
+    return StepDefinition(name=StepName(name), kind=Kind.SLEEP, after=_names(after), wait_s=seconds)
+
+
+def await_signal(
+    name: str, *, within: float | None = None, of: Any = None, after: Iterable[str] | str | None = None
+) -> StepDefinition:
+    """A step that is done when the signal *name* comes; its output is the signal's payload, of the type *of*.
+
+    Without it *within* seconds the step is refused, and the saga is undone. (None waits for ever.)
+    """
+    made = StepDefinition(name=StepName(name), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name)
+    made.output = TypeAdapter(of if of is not None else Any)
+    return made
+
+
+class Saga:
+    """A checked definition. Raises `InvalidDefinition`, which quotes it, where it breaks a rule.
+
+    *version* names it for people; two definitions of one name differ by their *digest*, and a saga that runs is pinned
+    to the one that it began with. *deadline_s*: seconds after which it is undone, if its pivot is not done. *parallel*:
+    how many of its steps may run at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *steps: StepDefinition,
+        version: str = "",
+        deadline_s: float | None = None,
+        parallel: int = limits.SAGA_PARALLEL_MAX,
+    ) -> None:
+        self.name, self.version, self.deadline_s, self.parallel = name, version, deadline_s, parallel
+        listed = _with_order(steps)
+        self.shape: Shape = shape_of(name, [_as_rule(each) for each in listed])
+        by_name = {each.name: each for each in listed}
+        self.steps: Mapping[StepName, StepDefinition] = {each: by_name[each] for each in self.shape.steps}
+        self.input: TypeAdapter[Any] | None = None
+        for each in self.steps.values():
+            self._bind(each)
+        self.digest = _digest(self)
+
+    @property
+    def identity(self) -> str:
+        """What a running saga is pinned to."""
+        return f"{self.name}@{self.version or self.digest}"
+
+    def _bind(self, each: StepDefinition) -> None:
+        """Find out where the arguments of its functions come from, and how its output is stored."""
+        earlier = {name for name in self.shape.steps if each.name in self.shape.dependents[name]}
+        if each.action is not None:
+            each.run = self._call(each, each.action, earlier)
+            each.output = _stored(self.name, each.name, each.action)
+        if each.compensate is not None:
+            each.undo = self._call(each, each.compensate, earlier | {each.name})
+        if each.status is not None:
+            each.ask = self._call(each, each.status, earlier)
+
+    def _call(self, each: StepDefinition, function: StepFunction, known: set[StepName]) -> Call:
+        if not inspect.iscoroutinefunction(function):
+            raise InvalidDefinition(
+                f"saga {self.name!r}: {_title(function)} of step {each.name!r} is no async function"
+            )
+        names = list(inspect.signature(function).parameters)
+        for name in names:
+            if name not in known and name not in (REQUEST, CONTEXT):
+                others = ", ".join(sorted(known)) or "none yet"
+                raise InvalidDefinition(
+                    f"saga {self.name!r}: {_title(function)} of step {each.name!r} takes {name!r}, which is neither "
+                    f"{REQUEST!r}, {CONTEXT!r}, nor a step before it (those are: {others})"
+                )
+        if REQUEST in names:
+            self._take_input(function)
+        arguments = tuple(name for name in names if name != CONTEXT)
+        return Call(function, arguments, CONTEXT in names)
+
+    def _take_input(self, function: StepFunction) -> None:
+        hint = _hints(self.name, function).get(REQUEST, Any)
+        found = _adapter(self.name, f"the input of {_title(function)}", hint)
+        if self.input is None:
+            self.input = found
+        elif self.input.core_schema != found.core_schema:
+            raise InvalidDefinition(f"saga {self.name!r}: its steps do not agree on the type of {REQUEST!r}")
+
+
+def _with_order(steps: Sequence[StepDefinition]) -> list[StepDefinition]:
+    """Each after the one before it, where it does not say after which it comes."""
+    before: tuple[str, ...] = ()
+    for each in steps:
+        if each.after is None:
+            each.after = before
+        before = (each.name,)
+    return list(steps)
+
+
+def _as_rule(each: StepDefinition) -> Step:
+    return Step(
+        name=each.name,
+        after=tuple(StepName(name) for name in each.after or ()),
+        kind=each.kind,
+        undoable=each.compensate is not None,
+        pivot=each.pivot,
+        on_unknown=each.on_unknown,
+    )
+
+
+def _stored(saga: str, name: str, function: StepFunction) -> TypeAdapter[Any]:
+    hints = _hints(saga, function)
+    if "return" not in hints:
+        raise InvalidDefinition(
+            f"saga {saga!r}: write down what {_title(function)} of step {name!r} returns (-> None, a model, ...): "
+            "it is stored, and is the input of later steps"
+        )
+    return _adapter(saga, f"what {_title(function)} of step {name!r} returns", hints["return"])
+
+
+def _hints(saga: str, function: StepFunction) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except NameError as unknown:
+        raise InvalidDefinition(f"saga {saga!r}: a type of {_title(function)} is not known: {unknown}") from unknown
+
+
+def _adapter(saga: str, what: str, hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as unserialisable:
+        raise InvalidDefinition(f"saga {saga!r}: {what} cannot be stored as JSON: {hint!r}") from unserialisable
+
+
+def _digest(saga: Saga) -> str:
+    """A fingerprint of the shape: names, order, kinds, and what can be undone; not of the functions' code."""
+    shape = [
+        [each.name, sorted(each.after), each.kind, each.undoable, each.pivot, each.on_unknown]
+        for each in saga.shape.steps.values()
+    ]
+    return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:12]
+
+
+def _names(after: Iterable[str] | str | None) -> tuple[str, ...] | None:
+    if after is None:
+        return None
+    return (after,) if isinstance(after, str) else tuple(after)
+
+
+def _title(function: StepFunction) -> str:
+    return getattr(function, "__name__", repr(function))

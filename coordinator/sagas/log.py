@@ -1,0 +1,107 @@
+"""What the saga engine asks of its log: a small port, with an in-memory twin that is held to the same tests."""
+
+from collections.abc import Awaitable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSaga:
+    """A saga to be started: *definition* is what it is pinned to, *fingerprint* is of its input (JSON)."""
+
+    gid: str
+    name: str
+    definition: str
+    key: str | None
+    fingerprint: str
+    input: str
+    deadline_s: float | None = None
+    """Seconds from now, by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The saga that stands for a name and key: ours, or an earlier one."""
+
+    number: int
+    gid: str
+    fingerprint: str
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A saga as its log has it. *left_s*: seconds until its deadline. *signalled*: how many signals it was sent."""
+
+    number: int
+    gid: str
+    name: str
+    definition: str
+    key: str | None
+    input: str
+    events: Sequence[str]
+    ended: bool
+    owner: str
+    signalled: int = 0
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """One signal that was sent to a saga; *payload* is JSON."""
+
+    id: int
+    name: str
+    payload: str
+
+
+class SagaLog(Protocol):
+    """The durable memory of sagas. Everything is written only while this process holds its term: else `Replaced`."""
+
+    async def start(self, saga: NewSaga) -> Standing:
+        """Begin *saga*, unless one of its name and key stands: the first one wins, and is returned, once durable."""
+        ...
+
+    def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
+        """Write that *event* happened, as number *position* of its saga; done once it is durable. May be repeated."""
+        ...
+
+    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int) -> None:
+        """Nobody drives it any more until so many seconds from now, or until it was sent more than *seen* signals."""
+        ...
+
+    async def awake(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+        """Make sagas ours whose time has come, of these definitions only; each by exactly one process."""
+        ...
+
+    async def adopt(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+        """Make unfinished sagas of owners ours that were taken over, by whomever, of these definitions only."""
+        ...
+
+    async def release(self, numbers: Collection[int]) -> None:
+        """Let others have these sagas at once: this process stops."""
+        ...
+
+    async def load(self, gid: str) -> Loaded | None:
+        """One saga, whoever drives it."""
+        ...
+
+    async def find(self, name: str, key: str) -> Loaded | None:
+        """The saga of this name and key."""
+        ...
+
+    async def send(self, gid: str, name: str, payload: str) -> bool:
+        """Send a signal; whether there is such a saga that has not ended."""
+        ...
+
+    async def signals(self, number: int) -> Sequence[Signal]:
+        """All signals that the saga was sent, the oldest first."""
+        ...
+
+    async def strays(self, definitions: Collection[str], busy: Collection[int], at_most: int) -> Sequence[Loaded]:
+        """Unfinished sagas of ours that are none of *busy*: the answer to their start or takeover was lost."""
+        ...
+
+    async def tidy(self) -> None:
+        """Remember where our unfinished sagas begin, so that a successor need not look at all that have ended."""
+        ...

@@ -1,0 +1,153 @@
+"""The saga machine, fact by fact. Expectations are written by hand."""
+
+import pytest
+
+from coordinator.errors import IllegalTransition
+from coordinator.protocol.saga import (
+    Cancelled,
+    Done,
+    Mark,
+    Phase,
+    Refused,
+    Resumed,
+    Run,
+    SagaState,
+    Settle,
+    Skipped,
+    Stuck,
+    Undo,
+    Undone,
+    Unknown,
+    Waiting,
+    evolve,
+    owed,
+)
+from coordinator.protocol.saga_shape import Kind, OnUnknown, Step, shape_of
+
+LINE = shape_of(
+    "line",
+    [Step(name="a", undoable=True), Step(name="b", after=("a",), undoable=True), Step(name="c", after=("b",))],
+)
+DIAMOND = shape_of(
+    "diamond",
+    [
+        Step(name="a", undoable=True),
+        Step(name="left", after=("a",), undoable=True),
+        Step(name="right", after=("a",), undoable=True),
+        Step(name="end", after=("left", "right"), undoable=True),
+    ],
+)
+PIVOT = shape_of(
+    "pivot",
+    [
+        Step(name="a", undoable=True),
+        Step(name="go", after=("a",), pivot=True, on_unknown=OnUnknown.RETRY),
+        Step(name="b", after=("go",)),
+    ],
+)
+
+
+def after(shape, *events):
+    state = SagaState()
+    for event in events:
+        state = evolve(shape, state, event)
+    return state
+
+
+def test_steps_run_in_order_and_then_it_is_completed():
+    state = SagaState()
+    for name in "abc":
+        assert owed(LINE, state) == [Run(name)]
+        state = evolve(LINE, state, Done(name))
+    assert state.phase is Phase.COMPLETED
+    assert owed(LINE, state) == []
+
+
+def test_what_happened_is_undone_in_reverse_and_a_refused_step_is_not():
+    state = after(LINE, Done("a"), Done("b"), Refused("c", "no"))
+    assert (state.phase, state.reason) == (Phase.BACKWARD, "c: no")
+    assert owed(LINE, state) == [Undo("b")]
+    state = evolve(LINE, state, Undone("b"))
+    assert owed(LINE, state) == [Undo("a")]
+    assert evolve(LINE, state, Undone("a")).phase is Phase.COMPENSATED
+
+
+def test_a_step_that_may_have_happened_is_undone_too():
+    state = after(LINE, Done("a"), Unknown("b", "timeout"))
+    assert owed(LINE, state) == [Undo("b")]
+
+
+def test_the_first_step_that_is_refused_leaves_nothing_to_undo():
+    assert after(LINE, Refused("a")).phase is Phase.COMPENSATED
+
+
+def test_siblings_run_together_and_settle_before_anything_is_undone():
+    state = after(DIAMOND, Done("a"))
+    assert owed(DIAMOND, state) == [Run("left"), Run("right")]
+    state = evolve(DIAMOND, state, Refused("left"))
+    assert owed(DIAMOND, state) == [Settle("right")]
+    with pytest.raises(IllegalTransition):
+        evolve(DIAMOND, state, Undone("a"))
+    state = evolve(DIAMOND, state, Done("right"))
+    assert owed(DIAMOND, state) == [Undo("right")]
+    state = evolve(DIAMOND, state, Undone("right"))
+    assert owed(DIAMOND, state) == [Undo("a")]
+
+
+def test_siblings_are_undone_together():
+    state = after(DIAMOND, Done("a"), Done("left"), Done("right"), Refused("end"))
+    assert owed(DIAMOND, state) == [Undo("left"), Undo("right")]
+
+
+def test_behind_the_pivot_there_is_no_way_back():
+    state = after(PIVOT, Done("a"), Done("go"), Refused("b", "no"))
+    assert (state.phase, state.reason) == (Phase.PARKED, "b: no")
+    assert owed(PIVOT, state) == []
+    resumed = evolve(PIVOT, state, Resumed())
+    assert owed(PIVOT, resumed) == [Run("b")]
+    assert evolve(PIVOT, state, Skipped("b", "by hand")).phase is Phase.COMPLETED
+    with pytest.raises(IllegalTransition):
+        evolve(PIVOT, resumed, Cancelled("too late"))
+
+
+def test_a_pivot_of_which_nobody_knows_is_an_operator_s():
+    state = after(PIVOT, Done("a"), Unknown("go", "timeout"))
+    assert state.phase is Phase.PARKED
+    assert evolve(PIVOT, state, Resumed()).phase is Phase.FORWARD
+
+
+def test_a_refused_pivot_is_a_way_back():
+    state = after(PIVOT, Done("a"), Refused("go", "no"))
+    assert owed(PIVOT, state) == [Undo("a")]
+
+
+def test_a_pivot_that_was_passed_before_it_could_be_called_off_is_passed():
+    state = after(PIVOT, Done("a"), Cancelled("changed my mind"))
+    assert owed(PIVOT, state) == [Settle("go")]
+    assert owed(PIVOT, evolve(PIVOT, state, Done("go"))) == [Run("b")]
+
+
+def test_a_compensation_that_is_stuck_parks_and_others_wait_for_it():
+    state = after(LINE, Done("a"), Done("b"), Refused("c"), Stuck("b", "down"))
+    assert (state.phase, state.parked) == (Phase.PARKED, (Phase.BACKWARD, "b"))
+    assert owed(LINE, evolve(LINE, state, Resumed())) == [Undo("b")]
+    skipped = evolve(LINE, state, Skipped("b", "refunded by hand"))
+    assert skipped.marks["b"] is Mark.SKIPPED
+    assert owed(LINE, skipped) == [Undo("a")]
+    with pytest.raises(IllegalTransition):
+        evolve(LINE, state, Skipped("a", "another one"))
+
+
+def test_a_wait_is_called_off_with_the_saga_and_nothing_of_it_is_undone():
+    shape = shape_of("wait", [Step(name="a", undoable=True), Step(name="paid", after=("a",), kind=Kind.SIGNAL)])
+    state = after(shape, Done("a"), Waiting("paid", 100.0))
+    assert owed(shape, state) == [Run("paid")]
+    assert owed(shape, evolve(shape, state, Cancelled("no"))) == [Undo("a")]
+
+
+@pytest.mark.parametrize("event", [Done("b"), Undone("a"), Waiting("b", None), Resumed(), Skipped("a", ""), Stuck("c")])
+def test_what_cannot_have_happened_changes_nothing(event):
+    state = SagaState()
+    with pytest.raises(IllegalTransition):
+        evolve(LINE, state, event)
+    assert state == SagaState()
