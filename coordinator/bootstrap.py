@@ -152,15 +152,15 @@ class Coordinator(SagaVerbs):
     async def __aenter__(self) -> Self:
         """Open the journal and every participant, check them, and start the engine and the relays."""
         arm_from_environment()
-        self._stop = Stop()
+        self._stop, self._draining = Stop(), None
+        if self._drain_on_sigterm:
+            self._block = EndsBlock()
+            self._stack.enter_context(on_sigterm(self._on_sigterm))  # First, so that it is in place to the very end.
         try:
             await self._start()
         except BaseException:
             await self._stop.step("the coordinator", self._stack.aclose, leaving_s=0)
             raise
-        if self._drain_on_sigterm:
-            self._block = EndsBlock()
-            self._stack.enter_context(on_sigterm(self._on_sigterm))
         return self
 
     async def __aexit__(
@@ -180,7 +180,8 @@ class Coordinator(SagaVerbs):
 
     async def _drain_and_leave(self) -> None:
         logger.info("SIGTERM: no transaction begins here any more, and what is open is finished or handed over")
-        await self.drain()
+        if self._engine is not None:
+            await self.drain()
         if self._block is not None:
             self._block.end()
 

@@ -9,6 +9,7 @@ import pytest
 
 from coordinator import Coordinator, InDoubt, Unavailable, limits
 from coordinator.engine import service
+from coordinator.engine.ownership import Ownership
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
 from coordinator.stopping import Stop
@@ -170,6 +171,49 @@ async def test_sigterm_ends_the_block_and_the_program_goes_on(database):
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
+
+
+async def test_sigterm_is_handled_to_the_very_end(database, monkeypatch):
+    """A second one, or one while the block is being left, does not end the process in the middle of it."""
+    handlers = []
+
+    async def close() -> None:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        if handlers[-1] is not signal.SIG_DFL:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(database, "close", close)
+    async with made(database, drain_on_sigterm=True):
+        pass
+    assert handlers
+    assert handlers[0] is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "and afterwards it is as it was"
+
+
+async def test_sigterm_while_it_starts_ends_the_start(database, monkeypatch):
+    """What was opened is closed, and the lease is given up."""
+    opened = asyncio.Event()
+
+    async def hang() -> None:
+        opened.set()
+        await asyncio.Event().wait()
+
+    coordinator, owners = made(database, drain_on_sigterm=True), []
+    resign = Ownership.resign
+
+    async def noting(self) -> None:
+        owners.append(self.lease.owner)
+        await resign(self)
+
+    monkeypatch.setattr(database, "open", hang)
+    monkeypatch.setattr(Ownership, "resign", noting)
+    starting = asyncio.create_task(coordinator.__aenter__())
+    await opened.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert len(owners) == 1
 
 
 async def test_another_cancellation_goes_on(database):
