@@ -18,19 +18,26 @@ def shard_of(message: Message) -> int:
 
 def headers_json(message: Message) -> str:
     """Headers as JSON: a list of [name, value in base 64], since Kafka's values are any bytes."""
+    if not message.headers:
+        return "[]"
     return json.dumps([[name, base64.b64encode(value).decode()] for name, value in message.headers])
+
+
+def outbox_row(message: Message, ready: frozenset[BranchName]) -> tuple[Any, ...]:
+    """The values of one row, in the order of `outbox_columns`."""
+    return (
+        message.id,
+        message.participant,
+        message.topic,
+        message.key,
+        message.value,
+        headers_json(message),
+        message.partition,
+        shard_of(message),
+        message.participant not in ready,
+    )
 
 
 def outbox_columns(messages: Sequence[Message], ready: frozenset[BranchName]) -> tuple[list[Any], ...]:
     """The columns of `decide_within`'s and `write_outbox`'s rows."""
-    return (
-        [message.id for message in messages],
-        [message.participant for message in messages],
-        [message.topic for message in messages],
-        [message.key for message in messages],
-        [message.value for message in messages],
-        [headers_json(message) for message in messages],
-        [message.partition for message in messages],
-        [shard_of(message) for message in messages],
-        [message.participant not in ready for message in messages],
-    )
+    return tuple(list(column) for column in zip(*(outbox_row(message, ready) for message in messages), strict=True))

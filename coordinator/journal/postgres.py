@@ -20,7 +20,7 @@ from coordinator.faults.points import boundary
 from coordinator.journal.database import Connection, JournalConnection
 from coordinator.journal.group_commit import GroupCommit
 from coordinator.journal.rows import branches_json, record_of
-from coordinator.outbox_rows import outbox_columns
+from coordinator.outbox_rows import outbox_columns, outbox_row
 from coordinator.ports import Adopted, Lease, Message, Record, Standing
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Outcome, Role, Vote
 from coordinator.schema import apply, queries
@@ -81,11 +81,18 @@ class PostgresJournal:
         """Insert *record* and its outbox rows on the caller's own transaction. See `ports.Journal`."""
         owner, term = self._owner(record)
         row = (record.gid, owner, term, record.name, record.recipe, record.key, record.reason, branches_json(record))
-        if messages:
-            columns = outbox_columns(messages, ready)
-            written = await connection.fetchval(SQL["decide_within"], *row, record.outbox, *columns)
-        else:
-            written = await connection.fetchval(SQL["record_within"], *row, record.outbox)
+        within_s = limits.PARTICIPANT_CALL_S
+        match messages:
+            case []:
+                written = await connection.fetchval(SQL["record_within"], *row, record.outbox, timeout=within_s)
+            case [message]:
+                values = outbox_row(message, ready)
+                sql = SQL["decide_within_one"]
+                written = await connection.fetchval(sql, *row, record.outbox, *values, timeout=within_s)
+            case _:
+                columns = outbox_columns(messages, ready)
+                sql = SQL["decide_within"]
+                written = await connection.fetchval(sql, *row, record.outbox, *columns, timeout=within_s)
         if written is None:
             raise await self._why_refused(connection, record)
 

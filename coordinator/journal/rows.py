@@ -7,6 +7,8 @@ from typing import Any
 from coordinator.ports import Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Gid, OnNo, Recipe, Role, Vote
 
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def branches_json(record: Record) -> str:
     """The branches with their votes and evidence, as the journal's JSON. The first one carries the place in a trace."""
@@ -23,7 +25,7 @@ def branches_json(record: Record) -> str:
     ]
     if record.traceparent and branches:
         branches[0]["traceparent"] = record.traceparent
-    return json.dumps(branches, separators=(",", ":"))
+    return _as_json(branches)
 
 
 def record_of(row: Mapping[str, Any]) -> Record:

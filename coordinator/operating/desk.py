@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from coordinator.alerts import AlertKind
 from coordinator.errors import InDoubt, Refused
 from coordinator.gids import issued_at, valid_gid
 from coordinator.operating.ledger import open_ledger
@@ -44,6 +45,7 @@ async def resolve(url: str, gid: str, outcome: Outcome, *, by: str, reason: str)
         stands = await stores.journal.conclude(Gid(gid), Standing(outcome), reason=f"{by}: {reason}")
         if stands is not Standing(outcome):
             raise Refused(f"{gid} was decided at the same moment: {stands}", gid=gid)
+        await stores.alerts.resolve_alert(Gid(gid), AlertKind.PARKED, by=by, reason=reason)
 
 
 async def decide_doubtful(

@@ -120,13 +120,11 @@ class Cluster:
     def _free(self, address: Address) -> Connection | None:
         """A connection on which nothing is in flight; where there is none and there may be no more, the least busy."""
         connections = self._connections.get(address, ())
-        usable = [connection for connection in connections if connection.usable]
-        for connection in usable:
-            if not connection.in_flight:
+        for connection in connections:
+            if not connection.in_flight and connection.usable:
                 return connection
-        if len(usable) < self._lanes:
-            return None
-        return min(usable, key=_in_flight)
+        usable = [connection for connection in connections if connection.usable]
+        return None if len(usable) < self._lanes else min(usable, key=_in_flight)
 
     async def _connection(self, address: Address) -> Connection:
         """One more connection; several that are wanted at once are opened one after the other, if they still are."""

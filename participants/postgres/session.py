@@ -4,7 +4,6 @@
 whose last answer never came is not used again: what became of its statement is found out on another one.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -54,8 +53,7 @@ class PostgresSession:
         connection = self._open_connection
         try:
             self._refuse_if_ended_by_hand(connection)
-            async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
-                await journal.decide_within(connection, record, messages, ready=ready)
+            await journal.decide_within(connection, record, messages, ready=ready)
         except LOST as error:
             self._give_up()
             raise Unavailable(f"{self._branch}: the connection was lost before the commit: {error!r}") from error
