@@ -119,12 +119,19 @@ class Cluster:
 
     def _free(self, address: Address) -> Connection | None:
         """A connection on which nothing is in flight; where there is none and there may be no more, the least busy."""
-        connections = self._connections.get(address, ())
+        connections = self._connections.get(address)
+        if not connections:
+            return None
+        least = connections[0]
         for connection in connections:
-            if not connection.in_flight and connection.usable:
-                return connection
-        usable = [connection for connection in connections if connection.usable]
-        return None if len(usable) < self._lanes else min(usable, key=_in_flight)
+            if connection.in_flight < least.in_flight:
+                least = connection
+            if not least.in_flight:
+                break
+        if not least.usable:
+            self._connections[address] = [connection for connection in connections if connection.usable]
+            return self._free(address)
+        return None if least.in_flight and len(connections) < self._lanes else least
 
     async def _connection(self, address: Address) -> Connection:
         """One more connection; several that are wanted at once are opened one after the other, if they still are."""
@@ -133,13 +140,8 @@ class Cluster:
             if free is None:
                 free = Connection(address, self._security)
                 await free.open()
-                usable = [connection for connection in self._connections.get(address, ()) if connection.usable]
-                self._connections[address] = [*usable, free]
+                self._connections.setdefault(address, []).append(free)
             return free
-
-
-def _in_flight(connection: Connection) -> int:
-    return connection.in_flight
 
 
 def _address(server: str) -> Address:
