@@ -42,6 +42,8 @@ SETTINGS = Settings(
 )
 BROKEN_SHARE = 0.05
 PAUSE_AFTER_FAILURE_S = 0.2
+STATEMENT_S = 10.0
+"""A block's own statements are the application's to bound: a connection may never answer, and nobody may close it."""
 LOST = (asyncpg.InternalClientError, OSError)
 """What else a block's own statement raises on a connection that is being lost."""
 
@@ -103,9 +105,8 @@ class Lane:
             f"{recipe} {policy}", recipe=recipe, policy=POLICIES[policy], deadline_s=15
         ) as transaction:
             connection = await transaction.enlist("db")
-            await connection.execute(
-                "INSERT INTO soak_rows VALUES ($1, $2, $3, $4)", transaction.gid, key, self.sequence, messages
-            )
+            insert = "INSERT INTO soak_rows VALUES ($1, $2, $3, $4)"
+            await connection.execute(insert, transaction.gid, key, self.sequence, messages, timeout=STATEMENT_S)
             for n in range(messages):
                 lane_key = key if n == 0 else f"{transaction.gid}:{n}"
                 value = body_of(transaction.gid, lane_key, self.sequence)

@@ -131,6 +131,7 @@ class Workers:
             if worker.alive:
                 stuck.append(worker.name)
                 self.signal(worker, signal.SIGUSR2)
+                await asyncio.sleep(1)  # It is killed next, and has much to say.
         return stuck
 
     async def _watch(self) -> None:
