@@ -2,9 +2,9 @@
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolAcquireContext
@@ -17,6 +17,7 @@ from coordinator.schema import queries
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 SQL = queries(Path(__file__).with_name("queries.sql"))
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 IN_ORDER = "".join(f"SET enable_{way} = off;" for way in ("seqscan", "bitmapscan", "sort", "incremental_sort"))
@@ -32,6 +33,8 @@ class Backlog:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._url, self._options = url, options
         self._pool: asyncpg.Pool[Any] | None = None
+        self._kept: dict[str, Any] = {}
+        """One for each thing that is done all the time: taking one and giving it back costs twice what a query does."""
 
     async def open(self) -> None:
         """Connect."""
@@ -52,20 +55,32 @@ class Backlog:
             raise Unavailable("the relay is not started")
         return self._pool.acquire(timeout=limits.PARTICIPANT_CALL_S)
 
+    async def _on_its_own(self, point: str, call: Callable[[Any], Awaitable[Result]]) -> Result:
+        """Run *call*, one at a time for each *point*, on the connection that is kept for it."""
+        connection = self._kept.pop(point, None)
+        if connection is None or connection.is_closed():
+            connection = await self.connection()
+        try:
+            answer = await boundary(point, lambda: call(connection))
+        except BaseException:
+            connection.terminate()  # Nobody knows what state it is in; the pool makes another.
+            raise
+        self._kept[point] = connection
+        return answer
+
     async def select(self, shards: Sequence[int], after: int, count: int) -> Sequence[Row]:
         """The first rows of *shards* behind a position, in their order."""
-        async with self.connection() as connection:
-            rows: Sequence[Row] = await boundary(
-                "outbox.select", lambda: connection.fetch(SQL["select"], shards, after, count)
-            )
-        return rows
+        return await self._on_its_own(
+            "outbox.select", lambda connection: connection.fetch(SQL["select"], shards, after, count)
+        )
 
     async def delete(self, ids: Sequence[int], terms: Mapping[int, int]) -> int:
         """Delete rows of shards that are still held under *terms*; how many there were."""
-        async with self.connection() as connection:
-            arguments = (ids, list(terms), list(terms.values()))
-            result = await boundary("outbox.delete", lambda: connection.execute(SQL["delete"], *arguments))
-        return int(result.split()[-1])
+        arguments = (ids, list(terms), list(terms.values()))
+        answer: str = await self._on_its_own(
+            "outbox.delete", lambda connection: connection.execute(SQL["delete"], *arguments)
+        )
+        return int(answer.rsplit(maxsplit=1)[-1])
 
     async def postpone(self, row: Row, failure: BaseException, term: int) -> bool:
         """Try a row again later that was refused; whether it was given up instead."""

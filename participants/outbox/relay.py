@@ -37,7 +37,7 @@ PAUSE_S = 0.005
 """After a quiet while the pauses between two looks begin with this, and double until `poll_every_s`."""
 BUSY_PAUSE_S = 0.001
 BUSY_S = 0.1
-"""For this long after there was something, or after it was woken, a relay looks again every `BUSY_PAUSE_S`."""
+"""For this long after there was something of which nobody told it, a relay looks again every `BUSY_PAUSE_S`."""
 
 Key = tuple[str, str, bytes | None]
 
@@ -124,7 +124,6 @@ class Relay:
 
     def wake(self) -> None:
         """There is something to deliver: do not wait for the next poll."""
-        self._busy_until_s = asyncio.get_running_loop().time() + BUSY_S
         self._wake.set()
 
     async def lag(self) -> Mapping[str, Any]:
@@ -137,13 +136,17 @@ class Relay:
     async def _deliver(self) -> None:
         loop, pause_s = asyncio.get_running_loop(), PAUSE_S
         while True:
+            woken = self._wake.is_set()
             self._wake.clear()
             if self._failed or (self._flights and not self.shards.safe):
                 await self._begin_anew()
-            if self.shards.terms and self.shards.safe and await self._pass():
+            found = self.shards.terms and self.shards.safe and await self._pass()
+            if found and not woken:
                 self._busy_until_s = loop.time() + BUSY_S
             if loop.time() < self._busy_until_s:
                 wait_s, pause_s = BUSY_PAUSE_S, PAUSE_S
+            elif found or woken:
+                wait_s = pause_s = PAUSE_S
             else:
                 wait_s = pause_s = min(self.poll_every_s, 2 * pause_s)
             try:
