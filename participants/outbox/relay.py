@@ -14,18 +14,19 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coordinator import limits
-from coordinator.errors import CoordinatorError, Refused, Unavailable
+from coordinator.errors import CoordinatorError, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.ports import Blame, Parcel, Publisher
 from coordinator.ports import OutboxRow as Row
 from coordinator.schema import apply
 from coordinator.telemetry import Telemetry
 from participants.outbox.backlog import LOST, SQL, Backlog
+from participants.outbox.runs import Nobody, runs
 from participants.outbox.shards import Shards
 
 logger = logging.getLogger(__name__)
@@ -363,41 +364,7 @@ class Relay:
             await asyncio.sleep(min(1.0, self.poll_every_s))
 
 
-class Nobody:
-    """The publisher of rows whose participant is not registered with this relay."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    async def send(self, rows: Sequence[Row]) -> Sequence[Parcel]:
-        """Nothing is taken."""
-        refused = asyncio.get_running_loop().create_future()
-        refused.set_exception(Refused(f"no participant {self._name!r} is registered with this relay"))
-        return [Parcel(rows, refused)]
-
-    def blame(self, _parcel: Parcel) -> Blame:
-        """They are all refused."""
-        return Blame.EACH_ROW
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
-
 async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-
-
-def runs(rows: Sequence[Row], suspects: set[int]) -> Iterator[tuple[str, Sequence[Row]]]:
-    """Rows that can be sent together, by participant, in order. What may be refused travels alone."""
-    together: dict[str, list[Row]] = {}
-    for row in rows:
-        name = row["participant"]
-        if row["attempts"] or row["id"] in suspects:
-            if name in together:
-                yield name, together.pop(name)
-            yield name, [row]
-        else:
-            together.setdefault(name, []).append(row)
-    yield from together.items()

@@ -9,7 +9,8 @@ import pytest
 from coordinator.errors import Refused
 from coordinator.ports import Blame, Parcel
 from coordinator.schema import apply
-from participants.outbox.relay import Relay, runs
+from participants.outbox.relay import Relay
+from participants.outbox.runs import runs
 from tests.integration.outbox.test_relay import message, write
 
 
