@@ -25,6 +25,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation,
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
 from coordinator.protocol.saga_shape import Kind, OnUnknown, Shape, Step, StepName, shape_of
+from coordinator.sagas import drawing
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = "request", "context"
@@ -206,6 +207,22 @@ class Saga:
         """What a running saga is pinned to."""
         return f"{self.name}@{self.version or self.digest}"
 
+    def text(self) -> str:
+        """The definition as text: its steps by layers (those of one layer may run together), and what undoes them."""
+        return drawing.text(self._picture())
+
+    def svg(self) -> str:
+        """The definition as an SVG document."""
+        return drawing.svg(self._picture())
+
+    def _picture(self) -> drawing.Picture:
+        return drawing.Picture(
+            title=self.identity,
+            shape=self.shape,
+            undone_by={name: _title(each.compensate) for name, each in self.steps.items() if each.compensate},
+            waits={name: _awaited(each) for name, each in self.steps.items() if each.kind is not Kind.ACTION},
+        )
+
     def _bind(self, each: StepDefinition) -> None:
         """Find out where the arguments of its functions come from, and how its output is stored."""
         earlier = {name for name in self.shape.steps if each.name in self.shape.dependents[name]}
@@ -296,6 +313,12 @@ def _digest(saga: Saga) -> str:
         for each in saga.shape.steps.values()
     ]
     return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:12]
+
+
+def _awaited(each: StepDefinition) -> str:
+    if each.kind is Kind.SLEEP:
+        return f"sleeps for {each.wait_s:g} s"
+    return "waits for a signal" + ("" if each.wait_s is None else f", at most {each.wait_s:g} s")
 
 
 def _names(after: Iterable[str] | str | None) -> tuple[str, ...] | None:
