@@ -47,6 +47,7 @@ class Calls:
     may_call: Callable[[], Awaitable[None]]
     """Returns once this process holds its lease; raises `Replaced` where it never will again."""
     term: Callable[[], int]
+    coordinator: Any = None
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the action until it is known what became of it, or until its policy says what to make of it."""
@@ -144,6 +145,7 @@ class Calls:
                 direction=direction,
                 attempt=attempt,
                 term=self.term(),
+                coordinator=self.coordinator,
             )
 
         keywords = call.keywords(run.values, context)

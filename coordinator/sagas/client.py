@@ -160,7 +160,13 @@ class SagaVerbs:
 
 
 def assemble(
-    log: SagaLog, ownership: Ownership, alerts: Alerts, clock: Clock, prefix: str, definitions: Iterable[Saga]
+    coordinator: "SagaVerbs",
+    log: SagaLog,
+    ownership: Ownership,
+    alerts: Alerts,
+    clock: Clock,
+    prefix: str,
+    definitions: Iterable[Saga],
 ) -> tuple[Sagas, Periodic]:
     """The sagas of a coordinator, and the loop that looks after those which wait or were left."""
     chance = random.SystemRandom()
@@ -172,7 +178,9 @@ def assemble(
             if ownership.losses != losses:
                 raise Replaced("this process was replaced while a step waited to be called")
 
-    calls = Calls(clock=clock, chance=chance, may_call=may_call, term=lambda: ownership.lease.term)
+    calls = Calls(
+        clock=clock, chance=chance, may_call=may_call, term=lambda: ownership.lease.term, coordinator=coordinator
+    )
     engine = SagaEngine(log=log, ownership=ownership, alerts=alerts, clock=clock, calls=calls)
     for definition in definitions:
         engine.register(definition)

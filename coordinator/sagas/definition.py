@@ -41,6 +41,8 @@ class StepContext:
     direction: Literal["action", "compensation", "status"]
     attempt: int
     term: int
+    coordinator: Any = None
+    """The coordinator that makes the call: a step may run a transaction of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,100 @@
+"""A step that is a message: publish a command, and wait for the reply that carries its address back.
+
+    checkout = Saga(
+        "checkout",
+        step(reserve, compensate=release),
+        *command("charge", charge_command, topic="payments", participant="events", within=60, of=Charged),
+        step(ship),
+    )
+
+The command goes through the outbox, once for each saga and step, whatever crashes; so it is delivered at least once,
+and its consumer handles it with an inbox. Whoever answers copies the headers that `return_address` finds into the
+reply; whoever consumes replies hands them to `deliver_reply`. A reply that comes twice, or too late, changes nothing.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from coordinator.errors import KeyReused, Refused
+from coordinator.sagas.definition import CONTEXT, StepContext, StepDefinition, StepFunction, await_signal, step
+
+SAGA_HEADER, SIGNAL_HEADER = "saga-gid", "saga-signal"
+Headers = Iterable[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What a command's function returns: *value* is the message, *key* orders it among others."""
+
+    value: BaseModel | bytes | str
+    key: bytes | str | None = None
+
+
+def command(
+    name: str,
+    build: StepFunction,
+    *,
+    topic: str,
+    participant: str,
+    within: float | None = None,
+    of: Any = None,
+    compensate: StepFunction | None = None,
+    after: Iterable[str] | str | None = None,
+) -> Sequence[StepDefinition]:
+    """Two steps: `NAME.sent` publishes what *build* returns (a `Command`), and *name* is done when the reply comes.
+
+    *build* is an async function with the arguments of any step. Without a reply *within* seconds the step is refused,
+    and the saga undone; *compensate* undoes the command then (by another one, say), and must bear that it was never
+    carried out. *of* is the type of the reply, which is the step's output.
+    """
+
+    wants_context = CONTEXT in inspect.signature(build).parameters
+
+    async def send(**arguments: Any) -> None:
+        context: StepContext = arguments[CONTEXT]
+        made: Command = await build(**(arguments if wants_context else _without_context(arguments)))
+        headers = {SAGA_HEADER: context.gid, SIGNAL_HEADER: name}
+        key = f"{context.gid}:{context.step}"
+        try:
+            async with context.coordinator.transaction("saga-command", recipe="outbox", key=key) as transaction:
+                await transaction.publish(participant, topic=topic, value=made.value, key=made.key, headers=headers)
+        except KeyReused:
+            return  # It was published before, by an attempt whose end nobody saw.
+
+    _takes_what(send, build)
+    sent = step(send, name=f"{name}.sent", compensate=compensate, on_unknown="retry", after=after)
+    return sent, await_signal(name, within=within, of=of, after=f"{name}.sent")
+
+
+def _takes_what(send: StepFunction, build: StepFunction) -> None:
+    """*send* takes the arguments of *build*, and the context besides: a saga binds them by what a function says."""
+    taken = inspect.signature(build).parameters
+    context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY)
+    send.__signature__ = inspect.Signature([*taken.values(), *([] if CONTEXT in taken else [context])])  # type: ignore[attr-defined]
+    send.__annotations__ = {**get_type_hints(build), "return": type(None)}
+
+
+def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name != CONTEXT}
+
+
+def return_address(headers: Headers) -> Mapping[str, bytes]:
+    """The headers of a command that its reply has to carry. Empty where it is no saga's."""
+    return {name: value for name, value in headers if name in (SAGA_HEADER, SIGNAL_HEADER)}
+
+
+async def deliver_reply(coordinator: Any, headers: Headers, value: bytes) -> bool:
+    """Hand a reply (JSON) to the saga that it is for; whether that still runs. May be called twice for one reply."""
+    address = return_address(headers)
+    if len(address) != 2:
+        raise Refused(f"a reply carries the headers {SAGA_HEADER!r} and {SIGNAL_HEADER!r} of its command")
+    try:
+        await coordinator.sagas.send(address[SAGA_HEADER].decode(), address[SIGNAL_HEADER].decode(), from_json(value))
+    except Refused:
+        return False
+    return True
