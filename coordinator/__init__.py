@@ -4,6 +4,7 @@ from coordinator.bootstrap import Coordinator
 from coordinator.client import TransactionBlock, TransactionOutcome
 from coordinator.errors import (
     CircuitOpen,
+    Compensated,
     Conflict,
     CoordinatorError,
     DeadlineExceeded,
@@ -29,6 +30,7 @@ from coordinator.settings import Settings
 __all__ = [
     "BackupPolling",
     "CircuitOpen",
+    "Compensated",
     "Conflict",
     "Coordinator",
     "CoordinatorError",

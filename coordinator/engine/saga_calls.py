@@ -9,7 +9,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Literal
 
 from coordinator import limits
@@ -20,22 +19,13 @@ from coordinator.faults.points import boundary
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Done, Refused, Stuck, Undone, Unknown
 from coordinator.protocol.saga_shape import OnUnknown
-from coordinator.sagas.definition import Call, StepContext, StepDefinition
+from coordinator.sagas.definition import Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
 
 logger = logging.getLogger(__name__)
 
 # A transaction that a database rolled back so that another one could be serialised, or a deadlock end.
 _ROLLED_BACK = frozenset({"40001", "40P01"})
-
-
-class Status(StrEnum):
-    """What a participant that is asked (`status=`) says of a step."""
-
-    DONE = "done"
-    NEVER = "never"
-    """It did not happen, and never will: also not by a request that is still under way."""
-    UNKNOWN = "unknown"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeAdapter
@@ -29,6 +30,15 @@ from coordinator.sagas import drawing
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = "request", "context"
+
+
+class Status(StrEnum):
+    """What a participant that is asked (`status=`) says of a step."""
+
+    DONE = "done"
+    NEVER = "never"
+    """It did not happen, and never will: also not by a request that is still under way."""
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

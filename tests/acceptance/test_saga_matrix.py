@@ -9,12 +9,10 @@ import asyncio
 import asyncpg
 import pytest
 
-from coordinator import Coordinator, Refused, Settings
-from coordinator.engine.saga_calls import Status
-from coordinator.errors import Compensated
+from coordinator import Compensated, Coordinator, Refused, Settings
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import POINTS, Cell
-from coordinator.sagas.definition import Attempts, Saga, StepContext, await_signal, sleep, step
+from coordinator.sagas import Attempts, Saga, Status, StepContext, await_signal, sleep, step
 
 SETTINGS = Settings(lease_s=1.0, recovery_s=0.1)
 OFTEN = Attempts(at_most=10, backoff_s=0.005, backoff_max_s=0.05)

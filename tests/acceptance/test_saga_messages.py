@@ -6,12 +6,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import BaseModel
 
-from coordinator import Coordinator, Refused, Settings
-from coordinator.errors import Compensated
+from coordinator import Compensated, Coordinator, Refused, Settings
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
-from coordinator.sagas.definition import Saga, step
-from coordinator.sagas.messages import Command, command, deliver_reply, return_address
+from coordinator.sagas import Command, Saga, command, deliver_reply, return_address, step
 from participants import Kafka, Postgres
 
 SETTINGS = Settings(lease_s=2.0, recovery_s=0.2)

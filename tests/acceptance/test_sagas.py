@@ -4,11 +4,9 @@ import asyncio
 
 import pytest
 
-from coordinator import Coordinator, InvalidDefinition, KeyReused, Parked, Refused, Settings, Unavailable
-from coordinator.engine.saga_calls import Status
-from coordinator.errors import Compensated
+from coordinator import Compensated, Coordinator, InvalidDefinition, KeyReused, Parked, Refused, Settings, Unavailable
 from coordinator.protocol.saga import Phase
-from coordinator.sagas.definition import Attempts, Saga, StepContext, await_signal, sleep, step
+from coordinator.sagas import Attempts, Saga, Status, StepContext, await_signal, sleep, step
 
 SETTINGS = Settings(lease_s=2.0, recovery_s=0.2)
 QUICK = Attempts(at_most=3, backoff_s=0.001, backoff_max_s=0.01)

@@ -21,6 +21,7 @@ FILE_LINES_MAX, FUNCTION_LINES_MAX = 400, 70
 COORDINATOR_NAMES = [
     "BackupPolling",
     "CircuitOpen",
+    "Compensated",
     "Conflict",
     "Coordinator",
     "CoordinatorError",

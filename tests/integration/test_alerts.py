@@ -22,7 +22,7 @@ from coordinator.journal.owners import PostgresOwners
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.ports import Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Ending, Gid, Recipe, Role
-from coordinator.sagas.definition import Attempts, Saga, step
+from coordinator.sagas import Attempts, Saga, step
 from coordinator.schema import apply
 from coordinator.settings import load
 from participants import Kafka, Postgres

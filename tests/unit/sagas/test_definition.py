@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from coordinator import InvalidDefinition
-from coordinator.sagas.definition import Saga, await_signal, sleep, step
+from coordinator.sagas import Saga, await_signal, sleep, step
 
 
 class Order(BaseModel):

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from coordinator.sagas.definition import Saga, await_signal, sleep, step
+from coordinator.sagas import Saga, await_signal, sleep, step
 
 SVG = "{http://www.w3.org/2000/svg}"
 
