@@ -41,7 +41,7 @@ class Calls:
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the action until it is known what became of it, or until its policy says what to make of it."""
-        call, made = step.run, 0
+        call, made, doubtful = step.run, 0, step.name in run.doubtful
         assert call is not None, "an action has a function"
         while True:
             made += 1
@@ -55,13 +55,15 @@ class Calls:
             except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
                 logger.info("step %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 last = made >= step.retry.at_most
-                if not nothing_happened(failure):
-                    if step.on_unknown is OnUnknown.ASK:
-                        return await self.ask(run, step, _said(failure))
-                    if last or step.on_unknown is OnUnknown.COMPENSATE:
-                        return Happened(Unknown(step.name, _said(failure)))
-                elif last:
-                    return Happened(Refused(step.name, _said(failure)))
+                unknown = not nothing_happened(failure)
+                doubtful = (
+                    doubtful or unknown
+                )  # What one attempt may have done, no later one takes back by doing nothing.
+                if step.on_unknown is OnUnknown.ASK and (unknown or (last and doubtful)):
+                    return await self.ask(run, step, _said(failure))
+                if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
+                    made_of_it = Unknown if doubtful else Refused
+                    return Happened(made_of_it(step.name, _said(failure)))
             await self.clock.sleep(step.retry.pause_s(made, self.chance.random()))
 
     async def undo(self, run: SagaRun, step: StepDefinition) -> Happened:
@@ -110,7 +112,7 @@ class Calls:
 
     async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
         """What became of a step that was not begun here, and must settle before anything is undone."""
-        if not run.inherited:
+        if step.name not in run.doubtful:
             return Happened(Refused(step.name, "it was not begun"))
         if step.on_unknown is OnUnknown.ASK:
             return await self.ask(run, step, "its process ended")
@@ -145,12 +147,16 @@ class Calls:
 
 def nothing_happened(failure: BaseException) -> bool:
     """Whether a failed call is known to have done nothing, so that the same call may be made again."""
-    return isinstance(failure, Unavailable) or getattr(failure, "sqlstate", None) in _ROLLED_BACK
+    # What wraps a driver's error (SQLAlchemy does) has it as `orig`.
+    states = {getattr(each, "sqlstate", None) for each in (failure, getattr(failure, "orig", None))}
+    return isinstance(failure, Unavailable) or bool(states & _ROLLED_BACK)
 
 
 def _stored(step: StepDefinition, value: Any) -> bytes | None:
     assert step.output is not None, "an action's output has a type"
-    return step.output.dump_json(value)
+    text = step.output.dump_json(value, warnings=False)
+    step.output.validate_json(text)  # What nobody could read again is never written.
+    return text
 
 
 def _said(failure: BaseException) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.protocol.saga import Phase, SagaState, Skipped, evolve
+from pydantic_core import to_json
+
+from coordinator.protocol.saga import Phase, SagaState, Skipped, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, decode
@@ -29,7 +31,7 @@ class SagaOutcome:
 
 @dataclass(slots=True)
 class SagaRun:
-    """A saga being driven here. *inherited*: another process drove it before, and may have left steps in flight."""
+    """A saga being driven here. *doubtful*: steps that were perhaps begun by whoever drove it before."""
 
     saga: Saga
     number: int
@@ -38,7 +40,7 @@ class SagaRun:
     """The input, and the outputs of the steps that are done: what calls take their arguments from."""
     state: SagaState = field(default_factory=SagaState)
     position: int = 0
-    inherited: bool = False
+    doubtful: frozenset[StepName] = frozenset()
     deadline_s: float = float("inf")
     """On this process' monotonic clock."""
     signalled: int = 0
@@ -68,9 +70,10 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
             consumed.add(signal)
         if '"o":' in text and not isinstance(event, Skipped):
             adapter = saga.steps[event.step].output  # type: ignore[union-attr]  # What has an output has a step.
-            values[event.step] = output if adapter is None else adapter.validate_python(output)  # type: ignore[union-attr]
+            # As JSON again: a strict type takes from it what it would not take from a plain value.
+            values[event.step] = output if adapter is None else adapter.validate_json(to_json(output))  # type: ignore[union-attr]
         elif isinstance(event, Skipped):
-            values[event.step] = None
+            values.setdefault(event.step, None)
     return SagaRun(
         saga=saga,
         number=loaded.number,
@@ -79,6 +82,6 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         state=state,
         position=len(loaded.events),
         consumed=consumed,
-        inherited=True,
+        doubtful=may_have_begun(saga.shape, state),
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )

@@ -24,9 +24,11 @@ from coordinator.protocol.model import Gid
 from coordinator.protocol.saga import (
     Cancelled,
     Done,
+    Phase,
     Run,
     SagaAction,
     Settle,
+    Skipped,
     Undo,
     Waiting,
     cancellable,
@@ -241,7 +243,9 @@ class SagaEngine:
         if signal is not None:
             run.consumed.add(signal)
             run.signals = [other for other in run.signals if other.id != signal]
-        if output is not None or isinstance(event, Done):
+        if isinstance(event, Skipped):
+            run.values.setdefault(event.step, None)
+        elif output is not None or isinstance(event, Done):
             step = run.saga.steps[event.step]  # type: ignore[union-attr]  # What has an output has a step.
             run.values[step.name] = None if output is None or step.output is None else step.output.validate_json(output)
 
@@ -250,7 +254,8 @@ class SagaEngine:
     def _wake_in_s(self, run: SagaRun) -> float | None:
         """Seconds until something is to be done without a signal; None is never."""
         now_s, until = self.clock.now().timestamp(), []
-        for name, until_s in run.state.waits.items():
+        waits = run.state.waits if run.state.phase is Phase.FORWARD else {}
+        for name, until_s in waits.items():
             if until_s is not None and name not in run.state.marks:
                 until.append(until_s - now_s)
         if run.deadline_s != float("inf") and cancellable(run.saga.shape, run.state):
@@ -283,19 +288,29 @@ class SagaEngine:
             return
         known = list(self.definitions)
         for take in (self.log.awake, self.log.adopt):
-            for loaded in await take(known, limits.SAGA_ADOPT_MAX):
-                await self._resume(loaded)
+            await self._resume_all(await take(known, limits.SAGA_ADOPT_MAX))
         now_s = self.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
             busy = [run.number for run in self.running.values()]
-            for loaded in await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX):
-                await self._resume(loaded)
+            await self._resume_all(await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX))
             await self.log.tidy()
 
+    async def _resume_all(self, found: Sequence[Loaded]) -> None:
+        for loaded in found:
+            try:
+                await self._resume(loaded)
+            except (Replaced, Unavailable, *UNKNOWN):
+                raise
+            except Exception:  # Whatever is wrong with one saga, the others go on.
+                logger.exception("saga %s cannot be gone on with", loaded.gid)
+
     async def _resume(self, loaded: Loaded) -> None:
-        if loaded.gid in self.running:
-            return
+        if (going := self._tasks.get(loaded.gid)) is not None:
+            # It went to sleep here, or we lost it, a moment ago; what was driving it is about to end.
+            await asyncio.wait({going}, timeout=limits.SAGA_LOOK_S)
+            if loaded.gid in self.running:
+                return
         run = restored(self.definitions[loaded.definition], loaded, now_s=self.clock.monotonic_s())
         if run.state.ended:
             return
@@ -307,6 +322,11 @@ class SagaEngine:
         self._drive_in_task(run)
 
     # ── stopping ──
+
+    async def let_go(self) -> None:
+        """This process was replaced: what it drove is another one's, and is not driven under a later lease of ours."""
+        for task in self._tasks.values():
+            task.cancel()
 
     async def stop(self) -> None:
         """Drive nothing any more; others have what is left at once. Idempotent."""

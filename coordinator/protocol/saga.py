@@ -183,7 +183,9 @@ def evolve(shape: Shape, state: SagaState, event: SagaEvent) -> SagaState:
         case Resumed() if state.parked is not None:
             return _changed(state, phase=state.parked[0], parked=None)
         case Skipped() if state.parked is not None and event.step == state.parked[1]:
-            resumed = _changed(state, phase=state.parked[0], parked=None)
+            # Whoever takes the pivot on himself has passed it: there is no way back from there.
+            phase = Phase.FORWARD if event.step == shape.pivot else state.parked[0]
+            resumed = _changed(state, phase=phase, parked=None)
             return _marked(shape, resumed, event.step, Mark.SKIPPED)
     raise IllegalTransition(f"{event} cannot happen to a saga that is {state.phase} with {dict(state.marks)}")
 
@@ -213,6 +215,11 @@ def _ready(shape: Shape, state: SagaState) -> list[StepName]:
         for name, step in shape.steps.items()
         if name not in marks and all(marks.get(before) in _PASSED for before in step.after)
     ]
+
+
+def may_have_begun(shape: Shape, state: SagaState) -> frozenset[StepName]:
+    """Steps that whoever drove the saga so far may have begun, and has not settled."""
+    return frozenset(_ready(shape, state))
 
 
 def _in_flight(shape: Shape, state: SagaState) -> list[StepName]:

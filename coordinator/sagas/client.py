@@ -182,6 +182,7 @@ def assemble(
         clock=clock, chance=chance, may_call=may_call, term=lambda: ownership.lease.term, coordinator=coordinator
     )
     engine = SagaEngine(log=log, ownership=ownership, alerts=alerts, clock=clock, calls=calls)
+    ownership.on_loss.append(engine.let_go)
     for definition in definitions:
         engine.register(definition)
     loop = Periodic(name="sagas", round_=engine.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)

@@ -87,8 +87,8 @@ class Call:
     takes_context: bool
 
     def keywords(self, given: Mapping[str, Any], context: Callable[[], StepContext]) -> dict[str, Any]:
-        """Its arguments, out of the input and the outputs so far."""
-        keywords = {name: given[name] for name in self.arguments}
+        """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped)."""
+        keywords = {name: given.get(name) for name in self.arguments}
         if self.takes_context:
             keywords[CONTEXT] = context()
         return keywords

@@ -151,3 +151,9 @@ def test_what_cannot_have_happened_changes_nothing(event):
     with pytest.raises(IllegalTransition):
         evolve(LINE, state, event)
     assert state == SagaState()
+
+
+def test_a_pivot_that_an_operator_takes_on_himself_is_passed():
+    """Also where the saga was being called off: nothing is undone behind it."""
+    state = after(PIVOT, Done("a"), Cancelled("enough"), Unknown("go"), Skipped("go", "it was done by hand"))
+    assert (state.phase, owed(PIVOT, state)) == (Phase.FORWARD, [Run("b")])
