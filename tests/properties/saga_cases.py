@@ -1,0 +1,60 @@
+"""Sagas with names, all strikes at them, and the first promise that is broken among them."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from tests.properties.saga_plans import LOG_ACTIONS, Plan, StepPlan, Strike
+from tests.properties.saga_world import verdict
+
+
+def _undoable(*after: int, on_unknown: str = "retry", **answers: tuple[str, ...]) -> StepPlan:
+    return StepPlan(after=after, undoable=True, on_unknown=on_unknown, **answers)
+
+
+def _plan(*steps: StepPlan, cancel_at_s: float | None = None) -> Plan:
+    return Plan(steps, cancel_at_s=cancel_at_s)
+
+
+_REFUSED, _STUCK = ("refused",), ("unavailable", "timeout, done")
+PLANS: dict[str, tuple[str, Plan]] = {
+    "straight": ("completed", _plan(_undoable(), _undoable(0), StepPlan((1,), pivot=True), StepPlan((2,)))),
+    "undone": ("compensated", _plan(_undoable(), _undoable(0), StepPlan((1,), pivot=True, answers=_REFUSED))),
+    "siblings, one refused": (
+        "compensated",
+        _plan(
+            _undoable(), _undoable(0, answers=_REFUSED), _undoable(0, answers=("unavailable", "ok")), _undoable(1, 2)
+        ),
+    ),
+    "unknown, done": ("compensated", _plan(_undoable(), _undoable(0, on_unknown="compensate", answers=_STUCK[1:]))),
+    "unknown, late": ("compensated", _plan(_undoable(), _undoable(0, on_unknown="compensate", answers=("late",)))),
+    "unknown, then down": (
+        "compensated",
+        _plan(_undoable(), _undoable(0, answers=("timeout, done", "unavailable", "unavailable"))),
+    ),
+    "asked": (
+        "completed",
+        _plan(_undoable(on_unknown="ask", answers=("timeout, done",), asked=("unknown", "ok")), StepPlan((0,))),
+    ),
+    "down for a moment": ("completed", _plan(_undoable(answers=("unavailable",)), _undoable(0, answers=("conflict",)))),
+    "an undoing is stuck": ("parked", _plan(_undoable(undo=_STUCK), StepPlan((0,), answers=_REFUSED))),
+    "behind the pivot": ("parked", _plan(_undoable(), StepPlan((0,), pivot=True), StepPlan((1,), answers=_REFUSED))),
+    "a nap": ("completed", _plan(_undoable(), StepPlan((0,), nap_s=3.0), _undoable(1, answers=("twice",)))),
+    "called off": ("compensated", _plan(_undoable(), StepPlan((0,), nap_s=8.0), _undoable(1), cancel_at_s=2.5)),
+}
+
+
+def single_strikes(plan: Plan) -> Iterator[Plan]:
+    """Every action in every cell of every write that an undisturbed run has, and a few beyond."""
+    for at, cell, action in itertools.product(range(verdict(plan).writes + 2), ("before", "after"), LOG_ACTIONS):
+        yield replace(plan, strikes=(Strike(at, cell, action),))
+
+
+def violations(names: Iterable[str]) -> str | None:
+    """The first broken promise of these plans, undisturbed and under every single strike."""
+    for name in names:
+        plan = PLANS[name][1]
+        for struck in (plan, *single_strikes(plan)):
+            if problems := verdict(struck).problems(struck):
+                return f"{name}: {struck.strikes}: {'; '.join(problems)}"
+    return None

@@ -1,0 +1,108 @@
+"""Sagas that are tried: what their steps come after, what each call of them is answered, and what strikes when.
+
+Plain data, and small when printed: a failure is read from it.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+ATTEMPTS = 2
+"""How often a call is made before its step is taken for failed; the same for a compensation and a question."""
+ANSWERS = ("ok", "refused", "unavailable", "conflict", "timeout, done", "timeout, not done", "twice", "late")
+"""`conflict` is a serialisation failure of the participant's database; `late` is given up first, and arrives then."""
+UNDO_ANSWERS = tuple(answer for answer in ANSWERS if answer != "refused")
+ASKED = ("ok", "unknown", "unavailable")
+LOG_ACTIONS = ("crash", "lost", "late", "takeover", "reborn")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step. *answers* are those to its first calls, *undo* and *asked* to its compensation's and its question's."""
+
+    after: tuple[int, ...] = ()
+    undoable: bool = False
+    pivot: bool = False
+    on_unknown: str = "retry"
+    nap_s: float | None = None
+    answers: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What happens at the *at*-th write of the log, before or after it."""
+
+    at: int
+    cell: str  # before | after
+    action: str  # one of LOG_ACTIONS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A saga of *steps* (named s0, s1, ...), what strikes it, and when it is called off (None: it is not)."""
+
+    steps: tuple[StepPlan, ...]
+    strikes: tuple[Strike, ...] = field(default=())
+    cancel_at_s: float | None = None
+    resumes: bool = False
+    """Whether an operator lets it go on, once, where it is parked."""
+
+    def before(self, index: int) -> set[int]:
+        """All steps that *index* comes after, directly or not."""
+        found = set(self.steps[index].after)
+        for earlier in self.steps[index].after:
+            found |= self.before(earlier)
+        return found
+
+    @property
+    def pivot(self) -> int | None:
+        """The step that decides."""
+        return next((index for index, step in enumerate(self.steps) if step.pivot), None)
+
+
+def _answers(draw: st.DrawFn, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(draw(st.lists(st.sampled_from(allowed), max_size=ATTEMPTS + 1)))
+
+
+@st.composite
+def _step(draw: st.DrawFn, index: int, pivot: int | None) -> StepPlan:
+    after = set(draw(st.lists(st.integers(0, index - 1), max_size=3))) if index else set()
+    behind = pivot is not None and index > pivot
+    if index == pivot:
+        after = set(range(index))  # What is neither before nor behind the pivot is no saga.
+    elif behind and not any(earlier >= pivot for earlier in after):
+        after.add(pivot)
+    if index != pivot and draw(st.integers(0, 7)) == 7:
+        return StepPlan(after=tuple(sorted(after)), nap_s=draw(st.sampled_from([0.0, 3.0])))
+    undoable = index != pivot and not behind and draw(st.booleans())
+    policies = ["retry", "ask"] if index == pivot else ["retry", "ask", "compensate"]
+    return StepPlan(
+        after=tuple(sorted(after)),
+        undoable=undoable,
+        pivot=index == pivot,
+        on_unknown=draw(st.sampled_from(policies)),
+        answers=_answers(draw, ANSWERS),
+        undo=_answers(draw, UNDO_ANSWERS) if undoable else (),
+        asked=_answers(draw, ASKED),
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Any saga of up to six steps, with up to two strikes."""
+    count = draw(st.integers(1, 6))
+    pivot = draw(st.none() | st.integers(0, count - 1))
+    steps = tuple(draw(_step(index, pivot)) for index in range(count))
+    strike = st.builds(
+        Strike, at=st.integers(0, 2 * count + 3), cell=st.sampled_from(["before", "after"]),
+        action=st.sampled_from(LOG_ACTIONS),
+    )  # fmt: skip
+    strikes = draw(st.lists(strike, max_size=2, unique_by=lambda s: s.at))
+    return Plan(
+        steps=steps,
+        strikes=tuple(sorted(strikes, key=lambda s: s.at)),
+        cancel_at_s=draw(st.none() | st.sampled_from([0.5, 2.5, 8.0])),
+        resumes=draw(st.booleans()),
+    )

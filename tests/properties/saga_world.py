@@ -1,0 +1,317 @@
+"""A world for sagas in memory: the production engine, one process after another on one log, and faults anywhere.
+
+Time is the event loop's own, and passes only when nobody can run: a timeout of a second takes no second. A process is
+killed by an exception that no code may catch, or held while another one takes over from it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from coordinator.engine.ownership import Ownership
+from coordinator.engine.watchdog import Watchdog
+from coordinator.errors import Compensated, CoordinatorError, Parked, Refused
+from coordinator.faults.points import install
+from coordinator.journal.memory import MemoryAlerts, MemoryJournal, MemoryOwners, MemoryWorld
+from coordinator.journal.memory_sagas import MemorySagas
+from coordinator.protocol.saga import Phase
+from coordinator.sagas.client import SagaHandle, assemble
+from tests.properties.saga_oracle import Verdict
+from tests.properties.saga_participant import PROCESS, Participant, saga_of
+from tests.properties.saga_plans import Plan, Strike
+
+LEASE_S = 10.0
+WRITES = frozenset({"saga.start", "saga.append", "saga.suspend"})
+TAKES = frozenset({"saga.awake", "saga.adopt"})
+
+
+class Died(BaseException):
+    """This process was killed: nothing catches this, as nothing catches SIGKILL."""
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to whatever is due next."""
+
+    def __init__(self) -> None:
+        super().__init__(_Jumping(self))
+        self.now_s = 0.0
+
+    def time(self) -> float:
+        return self.now_s
+
+
+class _Jumping(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready and timeout:
+            self._loop.now_s += timeout
+        assert ready or timeout is not None, "everybody waits for ever"
+        return ready
+
+
+class LoopClock:
+    """The clock of the running loop."""
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(1_700_000_000 + self.monotonic_s(), tz=UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Process:
+    """One process: an owner, its engine, and the loop that looks after what waits or was left."""
+
+    def __init__(self, world: "SagaWorld", name: str) -> None:
+        self.world, self.name = world, name
+        journal, clock = MemoryJournal(world.memory), LoopClock()
+        owners = MemoryOwners(journal, owner_id=name, lease_s=LEASE_S)
+        self.ownership = Ownership(owners=owners, clock=clock, watchdog=Watchdog(clock=clock))
+        alerts = MemoryAlerts(world.memory)
+        self.sagas, _ = assemble(MemorySagas(journal), self.ownership, alerts, clock, "test", [world.saga])
+        self.sagas.chance = self.sagas.engine.calls.chance = random.Random(7)
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Become an owner, and look from time to time."""
+        await self.ownership.register()
+        self.look()
+
+    def look(self) -> None:
+        """Begin to look."""
+        self.task = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        while self.name not in self.world.dead:
+            with contextlib.suppress(CoordinatorError, OSError):
+                await self.round()
+            await asyncio.sleep(0.5)
+
+    async def round(self) -> None:
+        """One round, as the periodic loops make them."""
+        await self.ownership.renew()
+        await self.ownership.owners.take_over(self.ownership.lease)
+        await self.sagas.engine.look()
+
+    def kill(self) -> None:
+        """Drop everything that it does."""
+        engine = self.sagas.engine
+        flying = [task for run in engine.running.values() for task in run.flying.values()]
+        current = asyncio.current_task()
+        for task in (*engine._tasks.values(), *flying, self.task):
+            if task is not None and task is not current:
+                task.cancel()
+
+
+class SagaWorld:
+    """One saga, on a log that outlives its processes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.participant = Participant(plan)
+        self.saga = saga_of(plan, self.participant)
+        self.memory = MemoryWorld(now_s=lambda: asyncio.get_running_loop().time())
+        self.processes: dict[str, Process] = {}
+        self.dead: set[str] = set()
+        self.strikes = {strike.at: strike for strike in plan.strikes}
+        self.writes, self.struck = 0, 0
+        self._kept: set[asyncio.Task[Any]] = set()
+
+    async def run(self, point: str, effect: Callable[[], Awaitable[Any]], labels: Mapping[str, str]) -> Any:
+        """Every boundary of every process: strikes at the writes of the log."""
+        name = PROCESS.get()
+        if name in self.dead:
+            raise Died
+        if point not in WRITES and point not in TAKES:
+            return await effect()
+        if point in TAKES and not self._would_take(point):
+            return await effect()
+        strike = self.strikes.pop(self.writes, None)
+        self.writes += 1
+        if strike is not None and strike.cell == "before":
+            await self._strike(strike, name, effect)
+        result = await effect()
+        if strike is not None and strike.cell == "after":
+            await self._strike(strike, name, effect)
+        return result
+
+    def _would_take(self, point: str) -> bool:
+        """Whether a look finds anything: most find nothing, and write nothing."""
+        now_s = asyncio.get_running_loop().time()
+        for stored in self.memory.sagas.values():
+            owner = self.memory.owners.get(stored.owner)
+            dead = owner is not None and owner.taken_by is not None and not stored.ended
+            due = stored.owner == "" and stored.wake_at_s is not None and stored.wake_at_s <= now_s
+            if dead if point == "saga.adopt" else due:
+                return True
+        return False
+
+    async def _strike(self, strike: Strike, name: str, effect: Callable[[], Awaitable[Any]]) -> None:
+        self.struck += 1
+        match strike.action:
+            case "crash":
+                self._kill(name)
+                self._keep(self._spawn())
+                raise Died
+            case "lost":
+                raise ConnectionResetError("injected")
+            case "late":
+                self._keep(self._later(effect))
+                raise TimeoutError("injected")
+            case "takeover" | "reborn":
+                process = self.processes[name]
+                assert process.task is not None
+                process.task.cancel()  # It stands still.
+                self._expire(process)
+                await asyncio.wait({self._keep(self._spawn())})
+                await asyncio.sleep(6.0)
+                if strike.action == "reborn":
+                    await process.ownership.renew()
+                    process.look()
+
+    async def _later(self, effect: Callable[[], Awaitable[Any]]) -> None:
+        await asyncio.sleep(2.0)
+        with contextlib.suppress(CoordinatorError, AssertionError):
+            await effect()
+
+    def _kill(self, name: str) -> None:
+        self.dead.add(name)
+        self._expire(self.processes[name])
+        self.processes[name].kill()
+
+    def _expire(self, process: Process) -> None:
+        lease = process.ownership._lease
+        if lease is not None and lease.owner in self.memory.owners:
+            self.memory.owners[lease.owner].lease_until_s = float("-inf")
+
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        task = asyncio.create_task(work)
+        self._kept.add(task)
+        return task
+
+    async def _spawn(self) -> None:
+        """Another process, which looks at once."""
+        name = "ABCDEFGHIJ"[len(self.processes)]
+        PROCESS.set(name)
+        process = self.processes[name] = Process(self, name)
+        await process.start()
+
+    @property
+    def live(self) -> Process:
+        """The youngest process."""
+        return [process for name, process in self.processes.items() if name not in self.dead][-1]
+
+    async def main(self) -> Verdict:
+        """Begin the saga, and let everything happen to it."""
+        install(self)
+        try:
+            await self._keep(self._spawn())
+            client = self._keep(self._client())
+            if self.plan.cancel_at_s is not None:
+                self._keep(self._call_off(self.plan.cancel_at_s))
+            phase = await self._settled()
+            await asyncio.sleep(30.0)  # What is late arrives, and who stood still goes on.
+            after = await self._phase()
+            told = client.result() if client.done() else ""
+            return Verdict(
+                ending=phase if phase == after else f"{phase}, and then {after}",
+                told=told,
+                seen=self.participant.seen,
+                alerts=len(self.memory.alerts),
+                drives=1 + sum(process.sagas.engine.recovered for process in self.processes.values()),
+                strikes=self.struck,
+                writes=self.writes,
+            )
+        finally:
+            install(None)
+            for process in self.processes.values():
+                process.kill()
+            for task in self._kept:
+                task.cancel()
+            await asyncio.gather(*self._kept, return_exceptions=True)
+
+    async def _client(self) -> str:
+        """Whoever began it, and waits; where its process dies, it asks another one by the same key."""
+        while True:
+            if not self._alive():
+                await asyncio.sleep(0.5)
+                continue
+            process = self.live
+            asked = self._keep(self._ask(process))
+            while not asked.done() and process.name not in self.dead:
+                await asyncio.wait({asked}, timeout=0.5)
+            if process.name not in self.dead and asked.result():
+                return asked.result()
+            asked.cancel()
+
+    async def _ask(self, process: Process) -> str:
+        PROCESS.set(process.name)
+        try:
+            await process.sagas.run(self.saga, key="k")
+        except Compensated:
+            return "compensated"
+        except Parked:
+            return "parked"
+        except (CoordinatorError, OSError, Died):
+            await asyncio.sleep(0.5)
+            return ""
+        return "completed"
+
+    async def _call_off(self, at_s: float) -> None:
+        await asyncio.sleep(at_s)
+        while not self.memory.sagas or not self._alive():  # noqa: ASYNC110 - time is virtual, and this is simple.
+            await asyncio.sleep(0.5)
+        with contextlib.suppress(Refused):
+            await (await self._handle()).cancel("called off")
+
+    def _alive(self) -> bool:
+        return bool(self.processes.keys() - self.dead)
+
+    async def _handle(self) -> SagaHandle:
+        PROCESS.set(self.live.name)
+        return await self.live.sagas.attach(self.saga, "k")
+
+    async def _settled(self) -> str:
+        """Its phase, once it has ended or waits for an operator, or nothing has come of it for long."""
+        resumes = 1 if self.plan.resumes else 0
+        for _ in range(120):
+            await asyncio.sleep(1.0)
+            phase = await self._phase()
+            if phase in ("completed", "compensated"):
+                return phase
+            if phase == "parked":
+                if not resumes:
+                    return phase
+                resumes -= 1
+                await (await self._handle()).resume("once more")
+                await asyncio.sleep(2.0)
+        return f"{phase} still"
+
+    async def _phase(self) -> str:
+        if not self.memory.sagas or not self._alive():
+            return "unknown"
+        outcome = await (await self._handle()).outcome()
+        stored = next(iter(self.memory.sagas.values()))
+        return outcome.phase.value if outcome.phase is not Phase.PARKED or stored.owner == "" else "parking"
+
+
+def verdict(plan: Plan) -> Verdict:
+    """One run in a world of its own."""
+    logging.disable(logging.CRITICAL)  # Every failure that is meant is logged, thousands of times.
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(SagaWorld(plan).main())
+    finally:
+        logging.disable(logging.NOTSET)
