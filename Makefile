@@ -30,7 +30,7 @@ docs: $(READY) ## Build the pages and the API reference; a warning is an error
 	@$(BIN)/sphinx-build -W --keep-going -q -E -b html -d .docs/doctrees docs .docs/html
 	@echo "the documentation is in .docs/html/index.html"
 
-bench: $(READY) java ## Measure everything that is promised about speed, beside its peers (12 minutes; ARGUMENTS=--help)
+bench: $(READY) java ## Measure everything that is promised about speed, beside its peers (15 minutes; ARGUMENTS=--help)
 	$(BIN)/python -m tests.benchmarks $(ARGUMENTS)
 
 performance: bench ## Measure everything and write docs/performance.md (20 minutes, on a machine that does nothing else)

@@ -1,7 +1,7 @@
 """Everything that is promised about speed, side by side in one run.
 
-    make bench                                                    all of it, about twelve minutes
-    make bench ARGUMENTS=--quick                                  does it work? about a minute, on too few figures
+    make bench                                                    all of it, about fifteen minutes
+    make bench ARGUMENTS=--quick                                  does it work? about two minutes, on too few figures
     make bench ARGUMENTS="--only kafka_only --rounds 3"           one part
 
 Interleaved rounds on a PostgreSQL and a Kafka of its own; every message is read back, counted, and its order checked.
@@ -17,18 +17,18 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from tests.benchmarks import drain, latency, ratios, transactions
+from tests.benchmarks import drain, latency, ratios, sagas, transactions
 from tests.benchmarks.measure import Book
 from tests.benchmarks.readback import Wrong
 from tests.benchmarks.report import LATEST, report, tell, write
 from tests.benchmarks.stage import QUICK, Progress, Settings, Stage, servers
 
-PARTS = ("transactions", "kafka_only", "drain", "latency")
+PARTS = ("transactions", "kafka_only", "drain", "latency", "sagas")
 
 
 def parts_of(only: str | None) -> tuple[str, ...]:
     """Which parts to run: all (of which `kafka_only` is a share of `transactions`), or the one that was asked for."""
-    return (only,) if only else ("transactions", "drain", "latency")
+    return (only,) if only else ("transactions", "drain", "latency", "sagas")
 
 
 def steps(parts: tuple[str, ...], settings: Settings, concurrency: tuple[int, ...]) -> int:
@@ -38,6 +38,7 @@ def steps(parts: tuple[str, ...], settings: Settings, concurrency: tuple[int, ..
         "kafka_only": transactions.steps(settings.rounds, concurrency=concurrency, postgres_too=False),
         "drain": drain.steps(settings.rounds),
         "latency": latency.steps(settings.rounds),
+        "sagas": sagas.steps(settings.rounds),
     }
     return sum(of[part] for part in parts)
 
@@ -60,6 +61,8 @@ async def measure(stage: Stage, parts: tuple[str, ...], concurrency: tuple[int, 
         await drain.compare(stage)
     if "latency" in parts:
         await latency.compare(stage)
+    if "sagas" in parts:
+        await sagas.compare(stage)
 
 
 def main() -> int:

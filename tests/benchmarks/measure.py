@@ -18,12 +18,18 @@ class Book:
     sides: dict[str, Samples] = field(default_factory=dict)
     postgres_version: str = "unknown"
     """By the server's own word."""
+    remarks: list[str] = field(default_factory=list)
+    """What a table of ratios has no room for."""
 
     def note(self, side: str, values: Mapping[str, float]) -> None:
         """Enter one round of *side*."""
         samples = self.sides.setdefault(side, {})
         for measure, value in values.items():
             samples.setdefault(measure, []).append(value)
+
+    def say(self, remark: str) -> None:
+        """Add a remark."""
+        self.remarks.append(remark)
 
     def median(self, side: str, measure: str) -> float | None:
         """The median over the rounds; None where it was not measured."""

@@ -6,6 +6,8 @@ CONCURRENCY = (1, 8, 32)
 KAFKA_ONLY, COMMIT_RECORD, TWO_PHASE, LAST_RESOURCE = "kafka_only", "commit_record", "two_phase", "last_resource"
 AIOKAFKA, OUTBOX, DELIVERED, ROW, PLAIN = "aiokafka", "outbox", "outbox_delivered", "row", "asyncpg"
 RELAY, RELAY2, TXOUTBOX, TXOUTBOX2, PRODUCER = "relay", "relay2", "txoutbox", "txoutbox2", "producer"
+SAGA_CONCURRENCY = (1, 64, 256)
+SAGA, DBOS = "saga", "dbos"
 RELAY_LATENCY, TXOUTBOX_LATENCY, PRODUCER_LATENCY = "relay.500", "txoutbox.500", "producer.500"
 
 _RECIPES = {
@@ -64,6 +66,23 @@ RATIOS: tuple[Ratio, ...] = (
             f"txoutbox's p{p} ÷ ours, commit to consumer, at a steady 500 events a second",
         )
         for p in (50, 99)
+    ),
+    *(
+        Ratio(
+            f"saga_vs_dbos_c{c}",
+            (f"{SAGA}.c{c}", "rate"),
+            (f"{DBOS}.c{c}", "rate"),
+            least,
+            "our three-step sagas ÷ DBOS's, at its fastest settings",
+        )
+        for c, least in zip(SAGA_CONCURRENCY, (8.0, 100.0, 100.0), strict=True)
+    ),
+    Ratio(
+        "saga_latency_vs_dbos_c1",
+        (f"{DBOS}.c1", "p50_ms"),
+        (f"{SAGA}.c1", "p50_ms"),
+        4.0,
+        "DBOS's p50 ÷ ours, for a three-step saga",
     ),
 )
 

@@ -39,7 +39,7 @@ COLUMNS = {
     "postgres_us": "Postgres'",
 }
 """What is shown of each side; the CPU times are for each transaction or row."""
-LIBRARIES = ("aiokafka", "asyncpg", "txoutbox", "unanimity", "uvloop")
+LIBRARIES = ("aiokafka", "asyncpg", "dbos", "txoutbox", "unanimity", "uvloop")
 
 
 def report(book: Book, settings: Settings, *, postgres: str, command: str = COMMAND) -> dict[str, Any]:
@@ -49,6 +49,7 @@ def report(book: Book, settings: Settings, *, postgres: str, command: str = COMM
         "targets": {ratio.name: _judged(ratio, book) for ratio in RATIOS},
         "more_ratios": {ratio.name: _judged(ratio, book) for ratio in MORE},
         "sides": book.summary(),
+        "remarks": book.remarks,
         "settings": asdict(settings),
         "versions": versions(postgres),
         "machine": machine(),
@@ -129,6 +130,8 @@ def tell(data: dict[str, Any], console: Console) -> None:
         table.add_row(name, f"[bold]{judged['ratio']:.2f}[/]", rounds, target, verdict, judged["meaning"])
     console.print(table)
     console.print(sides_table(data))
+    for remark in data["remarks"]:
+        console.print(f"* {remark}")
 
 
 def sides_table(data: dict[str, Any]) -> Table:
@@ -157,8 +160,8 @@ def markdown(data: dict[str, Any]) -> str:
         f"`{data['command']}`, {data['date'][:10]}: {how['rounds']} interleaved rounds, medians; in brackets the least"
         f" and the greatest round. PostgreSQL {made['postgresql']} (`fsync` on), Apache Kafka {made['kafka']} (one"
         f" broker, `acks=all`), Python {made['python']}, aiokafka {made['aiokafka']}, asyncpg {made['asyncpg']},"
-        f" txoutbox {made['txoutbox']}; {on['cores']} cores ({on['processor']}) that clients and servers"
-        f" share; the load average at the end was {on['load_average'][0]:g}."
+        f" txoutbox {made['txoutbox']}, dbos {made['dbos']}; {on['cores']} cores ({on['processor']}) that clients"
+        f" and servers share; the load average at the end was {on['load_average'][0]:g}."
     )
     lines = [introduction, "", "| ratio | measured | rounds | target | |", "|---|--:|--:|--:|---|"]
     for name, judged in {**data["targets"], **data["more_ratios"]}.items():
@@ -172,6 +175,7 @@ def markdown(data: dict[str, Any]) -> str:
     for side, measures in data["sides"].items():
         cells = " | ".join(cell(measures.get(measure)) for measure in COLUMNS)
         lines.append(f"| {side} | {cells} |")
+    lines += ["", *(f"* {remark}" for remark in data["remarks"])]
     return "\n".join(lines)
 
 

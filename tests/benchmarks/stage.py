@@ -33,9 +33,11 @@ class Settings:
     rate: int = 500
     latency_s: float = 4.0
     """How long each side is given `rate` events a second in each round."""
+    sagas: int = 10_000
+    """How many sagas are asleep, or are left behind by a process that dies."""
 
 
-QUICK = Settings(rounds=2, seconds=0.3, warm_s=1.0, rows=5_000, latency_s=1.0)
+QUICK = Settings(rounds=2, seconds=0.3, warm_s=1.0, rows=5_000, latency_s=1.0, sagas=500)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ from tests.benchmarks.plots import chart
 from tests.benchmarks.ratios import CONCURRENCY, MORE, RATIOS
 from tests.benchmarks.readback import Seen, Wrong, check, number_of, value_of
 from tests.benchmarks.report import ROOT, between_markers, markdown, report
+from tests.benchmarks.saga_worker import DBOS, expect
+from tests.benchmarks.sagas import SIDES, told_as
 from tests.benchmarks.spent import shares
 from tests.benchmarks.stage import Progress, Settings, Stage
 
@@ -28,8 +30,12 @@ NAMES = [
     "relay2_vs_txoutbox2",
     "relay_p50_vs_txoutbox",
     "relay_p99_vs_txoutbox",
+    "saga_vs_dbos_c1",
+    "saga_vs_dbos_c64",
+    "saga_vs_dbos_c256",
+    "saga_latency_vs_dbos_c1",
 ]
-TINY = Settings(rounds=1, seconds=0.1, warm_s=0.1, rows=500, latency_s=0.2)
+TINY = Settings(rounds=1, seconds=0.1, warm_s=0.1, rows=500, latency_s=0.2, sagas=300)
 
 
 def full_book() -> Book:
@@ -57,7 +63,7 @@ def test_a_report_says_what_was_measured_on_what_and_when():
     assert all(value == 1.0 for value in written["ratios"].values())
     assert written["sides"]["aiokafka.c1"]["rate"] == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
     assert written["versions"]["postgresql"] == "18.6"
-    assert written["versions"].keys() >= {"aiokafka", "asyncpg", "commit", "kafka", "python", "txoutbox"}
+    assert written["versions"].keys() >= {"aiokafka", "asyncpg", "commit", "dbos", "kafka", "python", "txoutbox"}
     assert written["machine"].keys() >= {"cores", "processor", "load_average"}
     assert written["settings"]["rounds"] == 3
     assert written["date"]
@@ -87,7 +93,7 @@ def test_latency_ratios_are_theirs_above_ours():
     """A latency that is half of theirs is a ratio of two, as a rate that is twice theirs is."""
     for ratio in RATIOS:
         if ratio.above[1] != "rate":
-            assert ratio.above[0].startswith(("aiokafka", "txoutbox")), ratio.name
+            assert ratio.above[0].startswith(("aiokafka", "txoutbox", "dbos")), ratio.name
 
 
 def test_medians_percentiles_and_orders():
@@ -196,6 +202,20 @@ async def test_a_loss_a_double_and_a_wrong_order_on_the_broker_are_noticed(
         await check(kafka.bootstrap, topic, expected)
 
 
+def test_a_saga_that_comes_to_another_result_is_noticed():
+    """On either side."""
+    expect(3, 3)
+    with pytest.raises(Wrong, match="came to 4, and not to 3"):
+        expect(4, 3)
+
+
+def test_ours_is_held_against_the_fastest_of_theirs():
+    """And a run says what that was told."""
+    assert set(SIDES) == {"saga", *DBOS}
+    assert told_as(DBOS["dbos_defaults"]) == "its defaults"
+    assert told_as(DBOS["dbos_tuned"]) == "sys_db_pool_size=64, use_listen_notify=False"
+
+
 @pytest.fixture
 async def stage(postgres, kafka):
     """A tiny run on the session's servers; its databases are dropped afterwards."""
@@ -203,7 +223,7 @@ async def stage(postgres, kafka):
     connection = await asyncpg.connect(postgres.url)
     try:
         made = await connection.fetch(
-            "SELECT datname FROM pg_database WHERE datname = 'transactions' OR datname ~ '^(drain|latency)_'"
+            "SELECT datname FROM pg_database WHERE datname = 'transactions' OR datname ~ '^(drain|latency|sagas)_'"
         )
     finally:
         await connection.close()
