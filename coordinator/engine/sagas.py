@@ -92,13 +92,14 @@ class SagaEngine:
             input=text.decode(),
             deadline_s=saga.deadline_s,
         )
+        losses = self.ownership.losses
         standing = await self._started(new)
         if standing.fingerprint != new.fingerprint:
             raise KeyReused(
                 f"saga {saga.name!r} with key {key!r} is {standing.gid}, with another input", gid=standing.gid
             )
-        if not standing.ours:
-            return standing.gid, None
+        if not standing.ours or self.ownership.losses != losses:
+            return standing.gid, None  # Begun by another one, or by us under a lease that is lost: adopted by now.
         run = SagaRun(saga, standing.number, gid, {REQUEST: value})
         if saga.deadline_s is not None:
             run.deadline_s = self.clock.monotonic_s() + saga.deadline_s

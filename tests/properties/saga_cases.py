@@ -16,7 +16,7 @@ def _plan(*steps: StepPlan, cancel_at_s: float | None = None) -> Plan:
     return Plan(steps, cancel_at_s=cancel_at_s)
 
 
-_REFUSED, _STUCK = ("refused",), ("unavailable", "timeout, done")
+_REFUSED, _DONE, _DOWN = ("refused",), ("timeout, done",), ("unavailable", "unavailable")
 PLANS: dict[str, tuple[str, Plan]] = {
     "straight": ("completed", _plan(_undoable(), _undoable(0), StepPlan((1,), pivot=True), StepPlan((2,)))),
     "undone": ("compensated", _plan(_undoable(), _undoable(0), StepPlan((1,), pivot=True, answers=_REFUSED))),
@@ -26,18 +26,23 @@ PLANS: dict[str, tuple[str, Plan]] = {
             _undoable(), _undoable(0, answers=_REFUSED), _undoable(0, answers=("unavailable", "ok")), _undoable(1, 2)
         ),
     ),
-    "unknown, done": ("compensated", _plan(_undoable(), _undoable(0, on_unknown="compensate", answers=_STUCK[1:]))),
+    "unknown, done": ("compensated", _plan(_undoable(), _undoable(0, on_unknown="compensate", answers=_DONE))),
     "unknown, late": ("compensated", _plan(_undoable(), _undoable(0, on_unknown="compensate", answers=("late",)))),
     "unknown, then down": (
         "compensated",
-        _plan(_undoable(), _undoable(0, answers=("timeout, done", "unavailable", "unavailable"))),
+        _plan(_undoable(), _undoable(0, answers=(*_DONE, *_DOWN))),
     ),
     "asked": (
         "completed",
-        _plan(_undoable(on_unknown="ask", answers=("timeout, done",), asked=("unknown", "ok")), StepPlan((0,))),
+        _plan(_undoable(on_unknown="ask", answers=_DONE, asked=("unknown", "ok")), StepPlan((0,))),
     ),
-    "down for a moment": ("completed", _plan(_undoable(answers=("unavailable",)), _undoable(0, answers=("conflict",)))),
-    "an undoing is stuck": ("parked", _plan(_undoable(undo=_STUCK), StepPlan((0,), answers=_REFUSED))),
+    "down for a moment": (
+        "completed",
+        _plan(_undoable(answers=("unavailable",)), _undoable(0, on_unknown="compensate", answers=("conflict",))),
+    ),
+    "down for long": ("compensated", _plan(_undoable(), _undoable(0, answers=_DOWN))),
+    "tried again": ("completed", _plan(_undoable(answers=_DONE), _undoable(0, answers=("timeout, not done", "ok")))),
+    "an undoing is stuck": ("parked", _plan(_undoable(undo=_DOWN), StepPlan((0,), answers=_REFUSED))),
     "behind the pivot": ("parked", _plan(_undoable(), StepPlan((0,), pivot=True), StepPlan((1,), answers=_REFUSED))),
     "a nap": ("completed", _plan(_undoable(), StepPlan((0,), nap_s=3.0), _undoable(1, answers=("twice",)))),
     "called off": ("compensated", _plan(_undoable(), StepPlan((0,), nap_s=8.0), _undoable(1), cancel_at_s=2.5)),

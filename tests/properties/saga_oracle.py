@@ -136,9 +136,15 @@ def _ending(plan: Plan, verdict: Verdict) -> list[str]:
 
 
 def _may_turn_back(plan: Plan) -> bool:
-    """Whether anything is refused, unknown or down, or somebody has called it off."""
-    good = {"ok", "twice"}
-    return plan.cancel_at_s is not None or any(set(step.answers) - good for step in plan.steps)
+    """Whether somebody has called it off, or a step was refused, unknown by its policy, or failed at every attempt."""
+    if plan.cancel_at_s is not None:
+        return True
+    for step in plan.steps:
+        failed = [answer for answer in step.answers if answer not in ("ok", "twice")]
+        unknown = [answer for answer in failed if answer.startswith(("timeout", "late"))]
+        if "refused" in failed or len(failed) >= ATTEMPTS or (unknown and step.on_unknown != "retry"):
+            return True
+    return False
 
 
 def _may_be_stuck(plan: Plan) -> bool:

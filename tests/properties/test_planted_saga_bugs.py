@@ -1,0 +1,226 @@
+"""The suite of sagas is only worth something if it catches bugs: each of these, planted, must break a promise."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from coordinator.engine import saga_calls
+from coordinator.engine.saga_calls import Calls
+from coordinator.errors import CoordinatorError, Refused, Unavailable
+from coordinator.journal.memory_sagas import MemorySagas
+from coordinator.protocol import saga
+from coordinator.protocol.saga import Done, Phase, Stuck, Undone
+from coordinator.sagas.events import Happened
+from tests.properties.saga_cases import PLANS, violations
+from tests.properties.saga_oracle import Seen
+from tests.properties.saga_participant import Participant
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def dedupe_outside_the_transaction(patch: pytest.MonkeyPatch) -> None:
+    """A participant has its effect in one transaction, and the barrier's row in the next."""
+    apply = Participant.apply
+
+    def hasty(self, index, direction, attempt):
+        there = self.__dict__.setdefault("there", set())
+        if (index, direction) in self.rows and (index, direction) not in there:
+            self.seen.append(Seen("effect", index, direction))
+        else:
+            apply(self, index, direction, attempt)
+            asyncio.get_running_loop().call_later(0.001, there.add, (index, direction))
+
+    patch.setattr(Participant, "apply", hasty)
+
+
+def dedupe_by_attempt(patch: pytest.MonkeyPatch) -> None:
+    """The barrier's key has the attempt in it."""
+    apply = Participant.apply
+
+    def by_attempt(self, index, direction, attempt):
+        made = self.__dict__.setdefault("made", set())
+        if (index, direction, attempt) not in made:
+            made.add((index, direction, attempt))
+            self.rows.discard((index, direction))
+            apply(self, index, direction, attempt)
+
+    patch.setattr(Participant, "apply", by_attempt)
+
+
+def origin_row_missing(patch: pytest.MonkeyPatch) -> None:
+    """An undoing leaves nothing behind that an action which comes late would find."""
+    apply = Participant.apply
+
+    def forgetful(self, index, direction, attempt):
+        apply(self, index, direction, attempt)
+        if direction == "compensation":
+            self.closed.discard(index)
+
+    patch.setattr(Participant, "apply", forgetful)
+
+
+def sibling_in_flight_undone(patch: pytest.MonkeyPatch) -> None:
+    """Nobody waits until what is in flight has settled."""
+    patch.setattr(saga, "_in_flight", lambda shape, state: [])
+
+
+def undone_behind_the_pivot(patch: pytest.MonkeyPatch) -> None:
+    """The pivot is a step like any other."""
+    patch.setattr(saga, "_pivoted", lambda shape, state: False)
+
+
+def _taken_for_a_no(patch: pytest.MonkeyPatch, is_transient: Callable[[Exception], bool]) -> None:
+    call = Calls._call
+
+    async def caching(self, run, step, *arguments):
+        try:
+            return await call(self, run, step, *arguments)
+        except Exception as failure:
+            if is_transient(failure):
+                raise Refused(str(failure)) from failure
+            raise
+
+    patch.setattr(Calls, "_call", caching)
+
+
+def transient_error_kept_as_the_result(patch: pytest.MonkeyPatch) -> None:
+    """That a participant is down for a moment is its answer for good."""
+    _taken_for_a_no(patch, lambda failure: isinstance(failure, Unavailable))
+
+
+def serialisation_failure_kept_as_the_result(patch: pytest.MonkeyPatch) -> None:
+    """A 40001 is an answer for good."""
+    _taken_for_a_no(patch, lambda failure: getattr(failure, "sqlstate", "") == "40001")
+
+
+def serialisation_failure_taken_for_unknown(patch: pytest.MonkeyPatch) -> None:
+    """A 40001 leaves anyone in doubt: what can simply be tried again is undone."""
+    patch.setattr(saga_calls, "_ROLLED_BACK", frozenset())
+
+
+def believed_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    """The log says that it has written, and writes a while later."""
+    append = MemorySagas.append
+
+    def hasty(self, number, position, event, *, final=False):
+        async def later():
+            await asyncio.sleep(0.3)
+            await append(self, number, position, event, final=final)
+
+        async def at_once():
+            task = asyncio.create_task(later())
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+        return at_once()
+
+    patch.setattr(MemorySagas, "append", hasty)
+
+
+def undone_in_forward_order(patch: pytest.MonkeyPatch) -> None:
+    """What came first is undone first."""
+
+    def forward(shape, state):
+        if state.phase is not Phase.BACKWARD or saga._in_flight(shape, state):
+            return []
+        marks = state.marks
+        return [n for n, step in shape.steps.items() if step.undoable and marks.get(n) in saga._HAPPENED][:1]
+
+    patch.setattr(saga, "_undos", forward)
+
+
+def undoing_skipped_after_its_attempts(patch: pytest.MonkeyPatch) -> None:
+    """A compensation that keeps failing is taken for done."""
+    undo = Calls.undo
+
+    async def skipping(self, run, step):
+        happened = await undo(self, run, step)
+        return Happened(Undone(step.name)) if isinstance(happened.event, Stuck) else happened
+
+    patch.setattr(Calls, "undo", skipping)
+
+
+def unknown_read_as_not_done(patch: pytest.MonkeyPatch) -> None:
+    """A timeout is a failure."""
+    patch.setattr(saga_calls, "Unknown", saga.Refused)
+
+
+def unknown_answer_read_as_never(patch: pytest.MonkeyPatch) -> None:
+    """A participant that does not know is taken for one that says no."""
+
+    async def hasty(self, run, step, reason):
+        try:
+            said = await self._call(run, step, step.ask, "status", 1, step.timeout_s)
+        except CoordinatorError:
+            said = "unknown"
+        event = Done(step.name) if said == "done" else saga.Refused(step.name, reason)
+        return Happened(event, b"null" if said == "done" else None)
+
+    patch.setattr(Calls, "ask", hasty)
+
+
+def doubt_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The last attempt alone says what became of a step."""
+    act = Calls.act
+
+    async def forgetful(self, run, step):
+        happened = await act(self, run, step)
+        if isinstance(happened.event, saga.Unknown) and happened.event.reason == "down":
+            return Happened(saga.Refused(step.name, "down"))
+        return happened
+
+    patch.setattr(Calls, "act", forgetful)
+
+
+def takeover_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A successor takes what its predecessor may have begun for what nobody has."""
+    patch.setattr("coordinator.engine.saga_run.may_have_begun", lambda shape, state: frozenset())
+
+
+def place_in_the_log_overwritten(patch: pytest.MonkeyPatch) -> None:
+    """Of two processes that write at one place of the log, under whatever term, the later one wins."""
+
+    def blind(self, number, position, event, *, final=False):
+        async def write():
+            stored = self._sagas[number]
+            stored.events[position:] = [event]
+            stored.ended = stored.ended or final
+
+        return saga_boundary("saga.append", write)
+
+    from coordinator.faults.points import boundary as saga_boundary
+
+    patch.setattr(MemorySagas, "append", blind)
+
+
+def parked_in_silence(patch: pytest.MonkeyPatch) -> None:
+    """Nobody is told that a saga waits for an operator."""
+    patch.setattr("coordinator.journal.memory.MemoryAlerts.raise_alert", lambda *_: asyncio.sleep(0))
+
+
+BUGS: dict[str, Patch] = {
+    "dedupe outside the transaction": dedupe_outside_the_transaction,
+    "dedupe by attempt": dedupe_by_attempt,
+    "origin row missing": origin_row_missing,
+    "sibling in flight undone": sibling_in_flight_undone,
+    "undone behind the pivot": undone_behind_the_pivot,
+    "transient error kept as the result": transient_error_kept_as_the_result,
+    "serialisation failure kept as the result": serialisation_failure_kept_as_the_result,
+    "serialisation failure taken for unknown": serialisation_failure_taken_for_unknown,
+    "believed before it is durable": believed_before_it_is_durable,
+    "undone in forward order": undone_in_forward_order,
+    "undoing skipped after its attempts": undoing_skipped_after_its_attempts,
+    "unknown read as not done": unknown_read_as_not_done,
+    "unknown answer read as never": unknown_answer_read_as_never,
+    "doubt forgotten": doubt_forgotten,
+    "takeover forgotten": takeover_forgotten,
+    "place in the log overwritten": place_in_the_log_overwritten,
+    "parked in silence": parked_in_silence,
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_suite_catches(bug: str, monkeypatch: pytest.MonkeyPatch):
+    """With the bug planted, some plan under some strike breaks a promise."""
+    BUGS[bug](monkeypatch)
+    assert violations(PLANS), f"{bug}: nothing was noticed"
