@@ -36,7 +36,21 @@ class CoordinatorError(Exception):
 
 
 class Unavailable(CoordinatorError):
-    """A participant could not be reached in time. Nothing happened anywhere; asking again later can help."""
+    """A participant could not be reached in time. Nothing happened anywhere; asking again later can help.
+
+    *retry_after_s*: how long to wait at least, where the participant said so.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        participant: str | None = None,
+        gid: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, participant=participant, gid=gid)
+        self.retry_after_s = retry_after_s
 
 
 class CircuitOpen(Unavailable):

@@ -89,6 +89,10 @@ OUTBOX_BATCH_MAX = 1000
 OUTBOX_SHARDS = 16
 POLL_EVERY_S = 1.0
 
+# Services that are called over HTTP. A service that asks for more time than this is asked again sooner.
+HTTP_BODY_BYTES_MAX = 1024 * 1024
+RETRY_AFTER_MAX_S = 300.0
+
 # Sagas.
 STEP_TIMEOUT_S = 30.0
 SAGA_PARALLEL_MAX = 16

@@ -54,7 +54,7 @@ class Calls:
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
                 logger.info("step %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
-                last = made >= step.retry.at_most
+                last, asked_for_s = made >= step.retry.at_most, _asked_for_s(failure)
                 unknown = not nothing_happened(failure)
                 doubtful = (
                     doubtful or unknown
@@ -64,7 +64,7 @@ class Calls:
                 if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
                     made_of_it = Unknown if doubtful else Refused
                     return Happened(made_of_it(step.name, _said(failure)))
-            await self.clock.sleep(step.retry.pause_s(made, self.chance.random()))
+            await self.clock.sleep(asked_for_s + step.retry.pause_s(made, self.chance.random()))
 
     async def undo(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the compensation until it answers; never skipped, and stuck only after all its attempts."""
@@ -80,7 +80,7 @@ class Calls:
                 logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 if made >= step.undo_retry.at_most:
                     return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
-                await self.clock.sleep(step.undo_retry.pause_s(made, self.chance.random()))
+                await self.clock.sleep(_asked_for_s(failure) + step.undo_retry.pause_s(made, self.chance.random()))
             else:
                 return Happened(Undone(step.name))
 
@@ -150,6 +150,11 @@ def nothing_happened(failure: BaseException) -> bool:
     # What wraps a driver's error (SQLAlchemy does) has it as `orig`.
     states = {getattr(each, "sqlstate", None) for each in (failure, getattr(failure, "orig", None))}
     return isinstance(failure, Unavailable) or bool(states & _ROLLED_BACK)
+
+
+def _asked_for_s(failure: BaseException) -> float:
+    """How long a participant asked to be left alone; the pause comes on top, so that not all return at once."""
+    return getattr(failure, "retry_after_s", None) or 0.0
 
 
 def _stored(step: StepDefinition, value: Any) -> bytes | None:

@@ -165,7 +165,7 @@ def step(
         retry=retry or Attempts(),
         undo_retry=undo_retry or UNDO_ATTEMPTS,
         timeout_s=timeout_s,
-        participant=participant,
+        participant=participant or getattr(action, "participant", ""),
     )
 
 

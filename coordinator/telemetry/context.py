@@ -26,6 +26,13 @@ def with_context(headers: tuple[tuple[str, bytes], ...], context: Context) -> tu
     return (*others, *((name, value.encode()) for name, value in carrier.items()))
 
 
+def current_headers() -> dict[str, str]:
+    """The place where this is called, as headers; none where there is none."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    return carrier
+
+
 def context_in(headers: Headers) -> Context | None:
     """The place that *headers* name; None where they name none."""
     carrier = {name: value.decode("ascii", "replace") for name, value in headers if name in FIELDS and value}

@@ -1,0 +1,61 @@
+"""What the answer of a service means for a step: done, refused, nothing happened, or nobody knows."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+from coordinator import limits
+from coordinator.errors import CoordinatorError, InDoubt, Overloaded, Refused, Unavailable
+
+TOO_EARLY, TOO_MANY, UNAVAILABLE, REQUEST_TIMEOUT = 425, 429, 503, 408
+
+
+def failure_of(
+    service: str, status: int, headers: Mapping[str, str], body: bytes, now: datetime
+) -> CoordinatorError | None:
+    """What a step raises for an answer; None where it is done.
+
+    2xx: done. 425, 429 and 503: nothing happened, and it may be asked again, after `Retry-After`. 408 and other 4xx:
+    408 leaves open what happened; the others are refusals, with the reason that stands in the body. Whatever else is
+    answered (a redirect, a 5xx) leaves it open too.
+    """
+    if 200 <= status < 300:
+        return None
+    said = f"{service} answered {status}" + _reason(body)
+    if status in (TOO_EARLY, TOO_MANY, UNAVAILABLE):
+        kind = Overloaded if status == TOO_MANY else Unavailable
+        return kind(said, participant=service, retry_after_s=retry_after_s(headers.get("Retry-After"), now))
+    if 400 <= status < 500 and status != REQUEST_TIMEOUT:
+        return Refused(said, participant=service)
+    return InDoubt(said, participant=service)
+
+
+def retry_after_s(value: str | None, now: datetime) -> float | None:
+    """The seconds that a `Retry-After` asks for, bounded; None where it asks for nothing that can be understood."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:9])
+    else:
+        try:
+            seconds = (parsedate_to_datetime(value) - now).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return min(max(seconds, 0.0), limits.RETRY_AFTER_MAX_S)
+
+
+def _reason(body: bytes) -> str:
+    """What the body says in `reason` (or as problem+json or FastAPI have it), on one line of printable characters."""
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(told, dict):
+        return ""
+    for name in ("reason", "detail", "title"):
+        if isinstance(said := told.get(name), str) and said:
+            printable = "".join(each if each.isprintable() else " " for each in said)
+            return f": {printable[: limits.ANSWER_CHARACTERS_MAX]}"
+    return ""

@@ -1,0 +1,99 @@
+"""Connections that lead only to addresses which were checked, kept open between requests. (Needs the extra `http`.)"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
+from ssl import SSLContext
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from coordinator.errors import Misconfigured
+from participants.http.addresses import Allowed, Origin
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+# Servers close idle connections, many after five seconds; a request that meets that moment has an unknown outcome.
+_IDLE_S = 4.0
+_LINE_BYTES_MAX = 8190
+
+
+class ForbiddenAddress(Misconfigured):
+    """The name of a service has an address where no request may go."""
+
+
+async def system_resolve(host: str, port: int) -> Sequence[str]:
+    """The addresses of *host*, as this machine knows them."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
+
+
+def open_session(
+    allowed: Allowed, resolve: Resolve, *, connections: int, connect_s: float, tls: SSLContext | None
+) -> aiohttp.ClientSession:
+    """A session that has no cookies, reads no environment and unpacks nothing."""
+    connector = aiohttp.TCPConnector(
+        resolver=_CheckedResolver(allowed, resolve),
+        use_dns_cache=False,
+        socket_factory=_CheckedSockets(allowed),
+        limit=connections,
+        keepalive_timeout=_IDLE_S,
+        ssl=tls if tls is not None else True,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        max_line_size=_LINE_BYTES_MAX,
+        max_field_size=_LINE_BYTES_MAX,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
+    )
+
+
+def refuse_literal(origin: Origin, allowed: Allowed) -> None:
+    """Raise `ForbiddenAddress` where *origin* is an address, and one where no request may go."""
+    if (literal := origin.literal) is not None and not allowed.allows(literal):
+        raise ForbiddenAddress(f"{origin} is not on the public internet, and in no network that is allowed")
+
+
+class _CheckedResolver(AbstractResolver):
+    """One address that is forbidden forbids the name: whoever controls it wants something else than to be reached."""
+
+    def __init__(self, allowed: Allowed, resolve: Resolve) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        results: list[ResolveResult] = []
+        for found in await self._resolve(host, port):
+            address = ip_address(found)
+            if not self._allowed.allows(address):
+                raise ForbiddenAddress(f"{host} has the address {address}, where no request may go")
+            version = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+            results.append(
+                ResolveResult(hostname=host, host=str(address), port=port, family=version, proto=0, flags=flags)
+            )
+        return results
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class _CheckedSockets:
+    """The last look: whatever way an address came to be connected to, it is allowed."""
+
+    def __init__(self, allowed: Allowed) -> None:
+        self._allowed = allowed
+
+    def __call__(self, info: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, sockaddr = info
+        if not self._allowed.allows(ip_address(sockaddr[0])):
+            raise ForbiddenAddress(f"no request may go to {sockaddr[0]}")
+        made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        return made

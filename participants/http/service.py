@@ -1,0 +1,265 @@
+"""A service in any language, whose endpoints are steps of sagas.
+
+    payments = Service("payments", "https://payments.internal:8443", Key("2026-11", secret), networks=["10.0.0.0/8"])
+
+    def charge_of(request: Order, reserve: Reservation) -> Charge:
+        return Charge(amount=request.amount, reservation=reserve.id)
+
+    checkout = Saga(
+        "checkout",
+        step(reserve, compensate=release),
+        step(payments.action("/charge", charge_of, output=Receipt), compensate=payments.compensation("/charge/undo")),
+    )
+
+The body of a request is what the function given with it makes of the saga's input and earlier outputs, or the saga's
+input where none is given. Its answer is the step's output.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Self, get_type_hints
+from urllib.parse import unquote
+
+import aiohttp
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+from yarl import URL
+
+from coordinator import limits
+from coordinator.errors import Disconnected, InDoubt, InvalidDefinition, Misconfigured, Refused, Unavailable
+from coordinator.sagas.definition import CONTEXT, REQUEST, StepContext
+from coordinator.telemetry.context import current_headers
+from participants.http.addresses import Allowed, Origin, checked_path
+from participants.http.answers import failure_of
+from participants.http.connections import Resolve, open_session, refuse_literal, system_resolve
+from participants.http.signing import Delivery, Key, signed_headers
+
+Body = Callable[..., Any]
+Step = Callable[..., Awaitable[Any]]
+_CHUNK_BYTES = 64 * 1024
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(tz=UTC)  # noqa: TID251 - the time that is signed is the wall clock's.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much of a service's time, connections and bytes is borne. *answer_s*: for a whole call."""
+
+    connect_s: float = 3.0
+    answer_s: float = 10.0
+    connections: int = 100
+    body_bytes: int = limits.HTTP_BODY_BYTES_MAX
+
+
+class Service:
+    """One service: its name, its origin, the key that is shared with it, and which private networks it may be in.
+
+    Nothing but *url* is ever connected to: redirects are not followed, and proxies of the environment are not used.
+    Addresses that are not on the public internet are refused unless *networks* has them. Raises `Misconfigured` for
+    another kind of URL.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        key: Key,
+        *,
+        networks: tuple[str, ...] | list[str] = (),
+        bounds: Bounds | None = None,
+        tls: SSLContext | None = None,
+        resolve: Resolve = system_resolve,
+        now: Callable[[], datetime] = _wall_clock,
+    ) -> None:
+        self.name = name
+        self.origin = Origin.parse(url)
+        self.bounds = bounds or Bounds()
+        self._key, self._tls, self._resolve, self._now = key, tls, resolve, now
+        self._allowed = Allowed.of(networks)
+        self._session: aiohttp.ClientSession | None = None
+        refuse_literal(self.origin, self._allowed)
+
+    def __repr__(self) -> str:
+        return f"Service({self.name!r}, {str(self.origin)!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the connections. Idempotent; the next request opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def action(self, path: str, body: Body | None = None, *, output: Any = Any, name: str | None = None) -> Step:
+        """A step that posts to *path*; the answer, read as *output*, is its output.
+
+        It is called *name*, or like the last part of the path.
+        """
+        return self._step(path, body, output, name)
+
+    def compensation(self, path: str, body: Body | None = None) -> Step:
+        """What undoes a step by posting to *path*. The service must bear that there is nothing to undo."""
+        return self._step(path, body, None, None)
+
+    def status(self, path: str, body: Body | None = None, *, output: Any = Any) -> Step:
+        """Asks what became of a step by posting to *path*.
+
+        The answer is `{"status": "done", "output": ...}`, `{"status": "never"}` or `{"status": "unknown"}`. Never means
+        that it did not happen, and will not happen either by a request that is still under way.
+        """
+        ask = self._step(path, body, dict[str, Any], None)
+        read = TypeAdapter(output)
+
+        async def status(**values: Any) -> Any:
+            told = await ask(**values)
+            if told.get("status") == "done":
+                return "done", read.validate_python(told.get("output"))
+            return told.get("status")
+
+        return _described(status, ask.__name__, inspect.signature(ask).parameters, dict(ask.__annotations__))
+
+    async def send(self, path: str, content: bytes, delivery: Delivery) -> bytes:
+        """Post *content*, signed, and return the body of a 2xx answer; raises what any other answer means."""
+        if len(content) > self.bounds.body_bytes:
+            raise Refused(f"a request has {self.bounds.body_bytes} bytes at most, not {len(content)}")
+        headers = signed_headers(self._key, delivery, "POST", path, content, int(self._now().timestamp()))
+        headers |= {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        try:
+            status, answered, body = await self._post(path, content, headers | current_headers())
+        except Misconfigured as forbidden:
+            raise Refused(f"{self.name} may not be called: {forbidden}", participant=self.name) from forbidden
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
+            raise Unavailable(f"{self.name} cannot be reached: {failure}", participant=self.name) from failure
+        except (aiohttp.ClientError, TimeoutError, OSError) as failure:
+            raise Disconnected(
+                f"{self.name} has not answered ({type(failure).__name__})", participant=self.name
+            ) from failure
+        meant = failure_of(self.name, status, answered, body, self._now())
+        if meant is not None:
+            raise meant
+        return body
+
+    async def _post(
+        self, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        if self._session is None:
+            self._session = open_session(
+                self._allowed,
+                self._resolve,
+                connections=self.bounds.connections,
+                connect_s=self.bounds.connect_s,
+                tls=self._tls,
+            )
+        url = URL(f"{self.origin}{path}", encoded=True)
+        bound = aiohttp.ClientTimeout(total=self.bounds.answer_s, sock_connect=self.bounds.connect_s)
+        async with self._session.post(
+            url, data=content, headers=headers, allow_redirects=False, timeout=bound
+        ) as answer:
+            body = bytearray()
+            async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > self.bounds.body_bytes:
+                    answer.close()
+                    raise aiohttp.ClientPayloadError("the answer is too long")
+            return answer.status, answer.headers, bytes(body)
+
+    def _step(self, path: str, body: Body | None, output: Any, name: str | None) -> Step:
+        checked_path(path)
+        hints: dict[str, Any] = {}
+        parameters: Mapping[str, inspect.Parameter] = {REQUEST: _parameter(REQUEST)}
+        if body is not None:
+            parameters, hints = inspect.signature(body).parameters, get_type_hints(body)
+        hints["return"] = output
+        read = TypeAdapter(output)
+
+        async def call(**values: Any) -> Any:
+            context: StepContext = values[CONTEXT]
+            taken = {each: values[each] for each in parameters}
+            content = to_json(values[REQUEST] if body is None else body(**taken))
+            return self._read(read, await self.send(path, content, _delivery(context)))
+
+        described = _described(call, name or _last_part(path), parameters, hints)
+        described.participant = self.name  # type: ignore[attr-defined]  # A step without one takes it from here.
+        return described
+
+    def _read(self, read: TypeAdapter[Any], body: bytes) -> Any:
+        """An answer that cannot be read is one of a step that was done, whose output nobody knows."""
+        try:
+            return read.validate_python(from_json(body) if body else None)
+        except (ValidationError, ValueError) as failure:
+            kind = type(failure).__name__
+            raise InDoubt(f"{self.name} has done it, and its answer cannot be read ({kind})") from None
+
+
+class Services(Mapping[str, Service]):
+    """The services that sagas may call, by name; open as long as its block."""
+
+    def __init__(self, *services: Service) -> None:
+        self._by_name = {each.name: each for each in services}
+        if len(self._by_name) < len(services):
+            raise Misconfigured("two services have one name")
+        self._stack = AsyncExitStack()
+
+    def __getitem__(self, name: str) -> Service:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(sorted(self._by_name)) or "none"
+            raise InvalidDefinition(f"no service {name!r} is registered (those are: {known})") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    async def __aenter__(self) -> Self:
+        for each in self._by_name.values():
+            self._stack.push_async_callback(each.close)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+
+def _delivery(context: StepContext) -> Delivery:
+    return Delivery(
+        gid=context.gid,
+        step=context.step,
+        direction=context.direction,
+        attempt=context.attempt,
+        term=context.term,
+    )
+
+
+def _described(call: Step, name: str, parameters: Mapping[str, inspect.Parameter], hints: dict[str, Any]) -> Step:
+    """*call*, with the signature that a saga reads where its arguments come from and how its output is stored."""
+    taken = [_parameter(each) for each in dict.fromkeys((*parameters, CONTEXT))]
+    call.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]  # What `inspect.signature` looks at.
+    call.__annotations__ = {each: hint for each, hint in hints.items() if each in ("return", *parameters)}
+    call.__name__ = name
+    return call
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _last_part(path: str) -> str:
+    part = unquote(path.partition("?")[0].rstrip("/").rpartition("/")[2])
+    return "".join(each if each.isidentifier() or each.isdigit() else "_" for each in part) or "root"

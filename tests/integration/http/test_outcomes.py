@@ -1,0 +1,167 @@
+"""What each answer of a real server means for a step."""
+
+import asyncio
+import email.utils
+import json
+import socket
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from coordinator.errors import Disconnected, InDoubt, Overloaded, Refused, Unavailable
+from participants.http import Delivery, Key, Verifier
+from participants.http.service import Bounds, Service
+from tests.integration.http.server import Answers, serving
+
+KEY = Key("2026-11", b"s3cret-canary" * 4)
+DELIVERY = Delivery(gid="unan-1", step="charge", direction="action", term=3)
+HERE = ["127.0.0.1/32"]
+
+
+def service(port, **options):
+    return Service("payments", f"http://127.0.0.1:{port}", KEY, networks=HERE, **options)
+
+
+async def asked(*planned, **options):
+    """What is made of one answer: the body, or what is raised."""
+    async with serving(app := Answers(*planned)) as port, service(port, **options) as payments:
+        return await payments.send("/charge", b"{}", DELIVERY), app
+
+
+REASON = b'{"reason": "no funds"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Refused), (401, Refused), (404, Refused), (409, Refused), (413, Refused), (422, Refused), (451, Refused),
+        (425, Unavailable), (429, Overloaded), (503, Unavailable),
+        (408, InDoubt), (500, InDoubt), (501, InDoubt), (502, InDoubt), (504, InDoubt), (599, InDoubt),
+        (301, InDoubt), (302, InDoubt), (303, InDoubt), (307, InDoubt), (308, InDoubt), (304, InDoubt),
+    ],
+)  # fmt: skip
+async def test_what_a_status_means(status, kind):
+    with pytest.raises(kind) as raised:
+        await asked((status, {}, b"" if status == 304 else REASON))
+    assert type(raised.value) is kind
+    assert raised.value.participant == "payments"
+    if status != 304:
+        assert str(raised.value) == f"payments answered {status}: no funds"
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b'{"id": 1}'), (201, b"7"), (202, b"null"), (204, b"")])
+async def test_every_2xx_is_done(status, body):
+    found, _ = await asked((status, {}, body))
+    assert found == body
+
+
+async def test_requests_are_signed_and_say_what_they_are_about():
+    _, app = await asked((200, {}, b"{}"))
+    scope, body = app.requests[0]
+    headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+    now = datetime.now(tz=UTC).timestamp()
+    assert Verifier([KEY]).verify("POST", "/charge", headers, body, now) == DELIVERY
+    assert headers["idempotency-key"] == "unan-1:charge:action"
+    assert headers["host"].startswith("127.0.0.1:")
+    assert "cookie" not in headers
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7.0), ("0", 0.0), ("99999999999", 300.0), ("-3", None), ("soon", None), ("1e3", None)],
+)
+async def test_retry_after_is_understood_and_bounded(value, seconds):
+    with pytest.raises(Unavailable) as raised:
+        await asked((503, {"Retry-After": value}, b""))
+    assert raised.value.retry_after_s == seconds
+
+
+async def test_retry_after_may_be_a_date():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    date = email.utils.format_datetime(at + timedelta(seconds=40), usegmt=True)
+    with pytest.raises(Overloaded) as raised:
+        await asked((429, {"Retry-After": date}, b""), now=lambda: at)
+    assert raised.value.retry_after_s == 40.0
+
+
+async def test_where_nobody_listens_nothing_happened():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        async with service(bound.getsockname()[1]) as payments:
+            with pytest.raises(Unavailable):
+                await payments.send("/charge", b"{}", DELIVERY)
+
+
+async def test_a_name_that_is_not_found_means_that_nothing_happened():
+    async def fails(host, port):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    async with Service("payments", "http://payments.internal", KEY, resolve=fails) as payments:
+        with pytest.raises(Unavailable):
+            await payments.send("/charge", b"{}", DELIVERY)
+
+
+async def test_no_answer_in_time_means_that_nobody_knows():
+    async def never():
+        await asyncio.sleep(60)
+
+    with pytest.raises(Disconnected, match="has not answered"):
+        await asked((200, {}, never), bounds=Bounds(answer_s=0.2))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        b"not HTTP at all\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["nothing", "half", "garbage", "long header", "bad chunk"],
+)
+async def test_a_connection_that_breaks_means_that_nobody_knows(answer):
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, service(server.sockets[0].getsockname()[1]) as payments:
+        with pytest.raises(Disconnected):
+            await payments.send("/charge", b"{}", DELIVERY)
+
+
+async def test_an_answer_without_end_is_cut_off_and_a_packed_one_is_not_unpacked():
+    with pytest.raises(Disconnected):
+        await asked((200, {}, b"x" * 3_000), bounds=Bounds(body_bytes=2_000))
+    packed, _ = await asked((200, {"Content-Encoding": "gzip"}, b"\x1f\x8b-not-unpacked"))
+    assert packed == b"\x1f\x8b-not-unpacked"
+
+
+async def test_a_request_that_is_too_long_is_not_sent():
+    bounds = Bounds(body_bytes=10)
+    async with serving(app := Answers((200, {}, b"{}"))) as port, service(port, bounds=bounds) as payments:
+        with pytest.raises(Refused, match="10 bytes"):
+            await payments.send("/charge", b"x" * 11, DELIVERY)
+    assert app.requests == []
+
+
+async def test_connections_are_used_again():
+    async with serving(app := Answers((200, {}, b"{}"))) as port, service(port) as payments:
+        for _ in range(5):
+            await payments.send("/charge", b"{}", DELIVERY)
+    assert len({scope["client"] for scope, _ in app.requests}) == 1
+
+
+async def test_a_secret_stands_in_no_error_log_or_text(caplog):
+    caplog.set_level("DEBUG")
+    body = json.dumps({"reason": "x\n\x1b[31m"}).encode()
+    async with serving(Answers((409, {}, body))) as port, service(port) as payments:
+        with pytest.raises(Refused) as raised:
+            await payments.send("/charge", b"{}", DELIVERY)
+        shown = repr(raised.value) + repr(payments) + repr(vars(payments)) + caplog.text
+    assert "s3cret-canary" not in shown
+    assert "\x1b" not in str(raised.value)
+    assert "\n" not in str(raised.value)
