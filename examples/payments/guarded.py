@@ -1,0 +1,69 @@
+"""One delivery, one transaction: the barrier, the effect and the answer that its duplicates get."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+
+from coordinator import KeyReused, Refused, Replaced, Unavailable
+from participants.barrier import Barrier, Call, Direction, Verdict
+from participants.http import delivery_of
+
+Effect = Callable[[asyncpg.Connection, str, Any], Awaitable[dict[str, Any]]]
+_TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.TooManyConnectionsError, Unavailable)
+
+
+class No(Exception):
+    """The effect cannot be had, and cannot be had later either: the step is refused."""
+
+
+async def guarded(
+    request: Request, pool: asyncpg.Pool, barrier: Barrier, direction: Direction, model: type[BaseModel], effect: Effect
+) -> Response:
+    """Have *effect* at most once for the request's step, and answer as the coordinator understands it."""
+    delivery = delivery_of(request.scope)
+    if delivery.direction != direction:
+        return _says(400, f"this is the path of a {direction}")
+    body = await request.body()
+    try:
+        told = model.model_validate_json(body)
+    except ValidationError as invalid:
+        return _says(422, f"{invalid.error_count()} values are wrong")
+    call = Call(delivery.gid, delivery.step, direction, body, delivery.term)
+    try:
+        async with pool.acquire() as connection, connection.transaction():
+            return await _pass(connection, barrier, call, told, effect)
+    except KeyReused as reused:
+        return _says(422, str(reused))
+    except (Refused, Replaced) as refused:
+        return _says(409, str(refused))
+    except _TRY_AGAIN:
+        return JSONResponse({"reason": "another transaction was in the way"}, 503, {"Retry-After": "0"})
+
+
+async def _pass(connection: Any, barrier: Barrier, call: Call, told: Any, effect: Effect) -> Response:
+    passage = await barrier.enter(connection, call)
+    match passage.verdict:
+        case Verdict.TOO_LATE:
+            return _says(409, "it was undone before")
+        case Verdict.NOTHING_TO_UNDO:
+            return JSONResponse({})
+        case Verdict.DUPLICATE:
+            return JSONResponse(json.loads(passage.result or b"{}"), 409 if passage.refused else 200)
+    try:
+        async with connection.transaction():
+            answer = await effect(connection, call.gid, told)
+    except No as no:
+        answer = {"reason": str(no)}
+        await barrier.keep(connection, call, json.dumps(answer).encode(), refused=True)
+        return JSONResponse(answer, 409)
+    await barrier.keep(connection, call, json.dumps(answer).encode())
+    return JSONResponse(answer)
+
+
+def _says(status: int, reason: str) -> Response:
+    return JSONResponse({"reason": reason}, status)

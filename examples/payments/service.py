@@ -1,0 +1,82 @@
+"""Accounts that are charged by sagas: `/charge`, and `/charge/undo` for what was charged."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field
+
+from examples.payments.guarded import No, guarded
+from participants.barrier import Barrier, Direction
+from participants.http import Key, SignedRequests, Verifier
+
+TABLES = """
+    CREATE TABLE IF NOT EXISTS accounts (name text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
+    CREATE TABLE IF NOT EXISTS charges (id uuid PRIMARY KEY, gid text NOT NULL, account text NOT NULL, amount bigint);
+"""
+
+
+class Charge(BaseModel):
+    """What is charged to whom."""
+
+    account: str
+    amount: int = Field(gt=0)
+
+
+async def charge(connection: Any, gid: str, told: Charge) -> dict[str, Any]:
+    """Take the money, if it is there."""
+    taken = await connection.execute(
+        "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
+    )
+    if taken == "UPDATE 0":
+        raise No("the account has not that much")
+    identifier = uuid.uuid4()
+    await connection.execute("INSERT INTO charges VALUES ($1, $2, $3, $4)", identifier, gid, told.account, told.amount)
+    return {"charge": str(identifier)}
+
+
+async def refund(connection: Any, gid: str, told: Charge) -> dict[str, Any]:
+    """Give back what was charged."""
+    amount = await connection.fetchval("DELETE FROM charges WHERE gid = $1 RETURNING amount", gid)
+    await connection.execute("UPDATE accounts SET balance = balance + $2 WHERE name = $1", told.account, amount)
+    return {}
+
+
+def create_app(database: str, keys: Iterable[Key]) -> FastAPI:
+    """The service on the PostgreSQL at *database*, for the coordinators that have one of *keys*."""
+    barrier = Barrier("payments")
+    pools: list[asyncpg.Pool] = []
+
+    @asynccontextmanager
+    async def connected(app: FastAPI) -> AsyncIterator[None]:
+        async with asyncpg.create_pool(database, min_size=1, max_size=10) as pool:
+            async with pool.acquire() as connection:
+                await barrier.create(connection)
+                await connection.execute(TABLES)
+            pools[:] = [pool]
+            yield
+
+    app = FastAPI(title="payments", lifespan=connected)
+    app.add_middleware(SignedRequests, verifier=Verifier(keys), open_paths=["/health", "/effects"])
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "up"}
+
+    @app.get("/effects")
+    async def effects(gid: str) -> int:
+        """For the contract test: what stands of a transaction."""
+        return int(await pools[0].fetchval("SELECT count(*) FROM charges WHERE gid = $1", gid))
+
+    @app.post("/charge")
+    async def charge_endpoint(request: Request) -> Response:
+        return await guarded(request, pools[0], barrier, Direction.ACTION, Charge, charge)
+
+    @app.post("/charge/undo")
+    async def undo_endpoint(request: Request) -> Response:
+        return await guarded(request, pools[0], barrier, Direction.COMPENSATION, Charge, refund)
+
+    return app

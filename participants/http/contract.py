@@ -1,0 +1,90 @@
+"""Tests a service in any language against what the coordinator will send it. (Needs the extra `http`.)
+
+    CONTRACT_SECRET=... python -m participants.http.contract http://127.0.0.1:8000 --key 2026-11 --action /charge \\
+        --undo /charge/undo --body '{"amount": 5}' --effects '/effects?gid={gid}'
+
+It sends signed requests, and forged, old, repeated, early, late and simultaneous ones, and prints what was answered
+wrongly. The effects of what is sent are real: point it at a service for tests. `--effects` is where the service says,
+unsigned and as a JSON number, how many effects of a gid stand; without it only the answers can be judged. `--refused`
+is a body that the service refuses for a reason of its own.
+
+The exit code is 0 where everything was right, 1 where something was wrong, and 2 where the service was not reached.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import aiohttp
+
+from participants.http.checks import CHECKS, Subject, Wrong
+from participants.http.signing import Key
+
+_TOTAL_S = 30.0
+
+
+async def judge(subject: Subject) -> dict[str, str]:
+    """What is wrong with the service, by check; empty strings where it is right."""
+    verdicts = {}
+    for check in CHECKS:
+        name = check.__name__.replace("_", " ")
+        try:
+            await check(subject)
+        except Wrong as wrong:
+            verdicts[name] = str(wrong)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, TimeoutError) as failure:
+            verdicts[name] = f"there was no answer ({type(failure).__name__})"
+        else:
+            verdicts[name] = ""
+    return verdicts
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """Judge the service that *arguments* name, and print it; the exit code."""
+    secret = (
+        arguments.secret_file.read_bytes().strip() if arguments.secret_file else os.environ["CONTRACT_SECRET"].encode()
+    )
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TOTAL_S)) as session:
+        subject = Subject(
+            session=session,
+            url=arguments.url.rstrip("/"),
+            key=Key(arguments.key, secret),
+            action=arguments.action,
+            undo=arguments.undo,
+            body=arguments.body.encode(),
+            refused=arguments.refused.encode() if arguments.refused else None,
+            effects_path=arguments.effects,
+        )
+        try:
+            verdicts = await judge(subject)
+        except aiohttp.ClientConnectorError as failure:
+            print(f"the service was not reached: {failure}", file=sys.stderr)
+            return 2
+    for name, wrong in verdicts.items():
+        print(f"WRONG  {name}\n       {wrong}" if wrong else f"right  {name}")
+    if arguments.effects is None:
+        print("note   without --effects only the answers were judged")
+    return 1 if any(verdicts.values()) else 0
+
+
+def main() -> int:
+    """Read the command line, and judge."""
+    parser = argparse.ArgumentParser(prog="python -m participants.http.contract", description=__doc__.splitlines()[0])
+    parser.add_argument("url", help="scheme, host and port of the service")
+    parser.add_argument("--key", required=True, help="the name of the key; its secret is in CONTRACT_SECRET")
+    parser.add_argument("--secret-file", type=Path, help="a file with the secret, instead of CONTRACT_SECRET")
+    parser.add_argument("--action", required=True, help="the path of an action")
+    parser.add_argument("--undo", required=True, help="the path of its compensation")
+    parser.add_argument("--body", default="{}", help="the JSON that both are sent")
+    parser.add_argument("--refused", help="JSON that the action refuses")
+    parser.add_argument("--effects", help="where the number of effects is told; {gid} stands for the gid")
+    arguments = parser.parse_args()
+    if arguments.secret_file is None and "CONTRACT_SECRET" not in os.environ:
+        parser.error("the secret is read from CONTRACT_SECRET, or from --secret-file")
+    return asyncio.run(run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

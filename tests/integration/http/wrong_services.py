@@ -1,0 +1,170 @@
+"""A service in memory that keeps the contract, and one way for each of its rules to break it."""
+
+import asyncio
+import hashlib
+import json
+import time
+import uuid
+from collections import Counter
+from urllib.parse import parse_qs
+
+from participants.http import Delivery, Forged, Key, SignedRequests, Verifier
+from participants.http.asgi import _DELIVERY
+
+FLAWS = {
+    "lets everybody in": "forged",
+    "does not look at the body's hash": "forged",
+    "does not look at the time": "old request",
+    "does not sign the path": "signature of an action",
+    "dedupes by attempt": "duplicate has no effect",
+    "dedupes nothing": "duplicate has no effect",
+    "answers a duplicate with 409": "duplicate has no effect",
+    "takes another payload": "another payload",
+    "refuses to undo nothing": "compensation of nothing",
+    "lets a late action in": "compensation of nothing",
+    "undoes twice": "its duplicates do nothing",
+    "looks before it waits": "simultaneous duplicates",
+    "lets an action go on while it is undone": "meets its compensation",
+    "listens to whoever was replaced": "replaced",
+    "breaks at a body that is no JSON": "no json",
+    "breaks where it should refuse": "refusal stays",
+    "forgets that it refused": "refusal stays",
+}
+"""Each flaw, and a part of the name of the check that finds it."""
+
+
+class _NoPath(Verifier):
+    def verify(self, method, path, headers, body, now):
+        for each in (path, "/charge", "/undo"):
+            try:
+                return super().verify(method, each, headers, body, now)
+            except Forged as forged:
+                last = forged
+        raise last
+
+
+class _NoBody(Verifier):
+    """Takes the hash of the body from whoever signed: here, of the only body that the tests send."""
+
+    def verify(self, method, path, headers, body, now):
+        return super().verify(method, path, headers, body.rstrip(b" "), now)
+
+
+class InMemory:
+    """The records of the steps, and how many effects of each gid stand."""
+
+    def __init__(self, flaw=None):
+        self.flaw = flaw
+        self.records, self.effects, self.terms = {}, Counter(), {}
+        self.lock = asyncio.Lock()
+
+    async def __call__(self, scope, receive, send):
+        if scope["path"] == "/effects":
+            gid = parse_qs(scope["query_string"].decode())["gid"][0]
+            return await self.answer(send, 200, self.effects[gid])
+        body = (await receive())["body"]
+        delivery = scope[_DELIVERY]
+        try:
+            refuses = json.loads(body).get("refuse", False)
+        except (ValueError, RecursionError, AttributeError):
+            return await self.answer(send, 500 if self.flaw == "breaks at a body that is no JSON" else 422, {})
+        if self.flaw in ("looks before it waits", "lets an action go on while it is undone"):
+            status, value = await self.serve(delivery, body, refuses)
+        else:
+            async with self.lock:
+                status, value = await self.serve(delivery, body, refuses)
+        return await self.answer(send, status, value)
+
+    async def answer(self, send, status, value):
+        content = json.dumps(value).encode()
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
+    async def serve(self, delivery, body, refuses):
+        """Every rule in one place; each flaw leaves one of them out."""
+        flaw, acts = self.flaw, delivery.direction == "action"
+        origin = (delivery.gid, delivery.step)
+        key = (*origin, delivery.direction)
+        if flaw == "dedupes by attempt":
+            key = (*key, delivery.attempt)
+        if self.terms.get(origin, 0) > delivery.term and flaw != "listens to whoever was replaced":
+            return 409, {"reason": "replaced"}
+        self.terms[origin] = max(self.terms.get(origin, 0), delivery.term)
+        state, known = self.records.get((*origin, "state")), self.records.get(key)
+        if acts and state == "undone" and flaw != "dedupes nothing":
+            return 409, {"reason": "undone before"}
+        if known is not None and flaw not in ("dedupes nothing", "undoes twice" if not acts else ""):
+            return self.again(known, body)
+        if flaw == "looks before it waits":
+            await asyncio.sleep(0.01)
+        if flaw == "lets an action go on while it is undone" and acts:
+            known = self.records.setdefault((*origin, "held"), asyncio.Lock())
+            async with known:
+                if key in self.records:
+                    return self.again(self.records[key], body)
+                await asyncio.sleep(0.1)  # Long enough for the compensation that was sent with it.
+                return self.record(key, body, self.refuse(key, body) if refuses else self.act(origin))
+        if acts and refuses:
+            return self.refuse(key, body)
+        return self.record(key, body, self.act(origin) if acts else self.undo(origin, state))
+
+    def record(self, key, body, answer):
+        if answer[0] == 200:
+            self.records[key] = (hashlib.sha256(body).digest(), answer)
+        return answer
+
+    def again(self, known, body):
+        digest, answer = known
+        if digest != hashlib.sha256(body).digest() and self.flaw != "takes another payload":
+            return 422, {"reason": "another payload"}
+        return (409, {"reason": "came before"}) if self.flaw == "answers a duplicate with 409" else answer
+
+    def refuse(self, key, body):
+        answer = (500 if self.flaw == "breaks where it should refuse" else 409, {"reason": uuid.uuid4().hex})
+        if self.flaw != "forgets that it refused":
+            self.records[key] = (hashlib.sha256(body).digest(), answer)
+        return answer
+
+    def act(self, origin):
+        self.effects[origin[0]] += 1
+        self.records[(*origin, "state")] = "done"
+        return 200, {"id": uuid.uuid4().hex}
+
+    def undo(self, origin, state):
+        if state is None and self.flaw == "refuses to undo nothing":
+            return 404, {"reason": "not found"}
+        if state is None and self.flaw == "lets a late action in":
+            return 200, {}
+        self.records[(*origin, "state")] = "undone"
+        if state == "done" or (self.flaw == "undoes twice" and state == "undone"):
+            self.effects[origin[0]] -= 1
+        return 200, {}
+
+
+class _Unverified:
+    """Believes the headers."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        if scope["path"] != "/effects":
+            scope[_DELIVERY] = Delivery(
+                gid=headers["unanimity-gid"],
+                step=headers["unanimity-step"],
+                direction=headers["unanimity-direction"],
+                attempt=int(headers["unanimity-attempt"]),
+                term=int(headers["unanimity-term"]),
+            )
+        await self.app(scope, receive, send)
+
+
+def service(key: Key, flaw=None):
+    """The application, with *flaw* if one is given."""
+    app = InMemory(flaw)
+    if flaw == "lets everybody in":
+        return _Unverified(app)
+    kind = {"does not sign the path": _NoPath, "does not look at the body's hash": _NoBody}.get(flaw, Verifier)
+    window_s = 10**9 if flaw == "does not look at the time" else 300
+    return SignedRequests(app, kind([key], window_s=window_s), open_paths=["/effects"], now=time.time)
