@@ -15,7 +15,7 @@ help: ## Show this help
 demo: $(READY) java ## Write posts to Postgres and Kafka as one, while the broker dies and processes are killed
 	$(BIN)/python -m examples.social_post.demo
 
-test: check java ## Check the code, then run every test on real servers
+test: check java redis ## Check the code, then run every test on real servers
 	@echo "== tests, on servers that they start themselves"
 	$(BIN)/python -m pytest
 
@@ -53,6 +53,9 @@ $(READY): requirements.lock pyproject.toml
 	@scripts/setup.sh $(VENV)
 	@touch $@
 
-.PHONY: java
+.PHONY: java redis
 java:
 	@scripts/java.sh
+
+redis:
+	@scripts/redis.sh

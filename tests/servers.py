@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 from coordinator.dev.downloads import cache_directory
 from coordinator.dev.kafka import LocalKafka
 from coordinator.dev.postgres import LocalPostgres
+from coordinator.dev.processes import Process, eventually, failed_to_start, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 OWNED = "owned"
@@ -72,6 +74,26 @@ async def kafka(servers_directory):
     await cluster.start()
     yield cluster
     await cluster.kill()
+
+
+@pytest.fixture(scope="session")
+async def redis_url(servers_directory):
+    """The session's Redis, from the system's package (`scripts/redis.sh` installs it)."""
+    port, directory = free_port(), servers_directory / "redis"
+    directory.mkdir()
+    program = shutil.which("redis-server")
+    assert program, "there is no redis-server: run scripts/redis.sh, or apt-get install redis-server"
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
+    server = Process.start(command, log=directory / "redis.log")
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    if not await eventually(answers, 20.0):
+        raise failed_to_start("Redis", directory / "redis.log")
+    yield f"redis://127.0.0.1:{port}"
+    await server.kill()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ Deliveries of one step meet at the unique index, where the second one waits for 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Passage:
     result: bytes | None = None
     refused: bool = False
     """Whether that answer was a refusal."""
+    answers: tuple[Any, ...] = field(default=(), compare=False)
+    """What the effect's commands answered, on Redis, where the barrier carries them out."""
 
 
 class Barrier:
@@ -72,7 +74,10 @@ class Barrier:
         if self._driver.is_open(connection):
             raise Refused("a marker is committed by itself, before the effect: call this outside of a transaction")
         async with self._driver.transaction(connection):
-            return await self._pass(connection, call, State.INTENDED)
+            passage = await self._pass(connection, call, State.INTENDED)
+            if passage.verdict not in (Verdict.PROCEED, Verdict.UNSETTLED):
+                await self._end(connection, call, State.INTENDED, None, refused=False)  # There is nothing to settle.
+        return passage
 
     async def keep(self, connection: Any, call: Call, result: bytes | None, *, refused: bool = False) -> None:
         """Keep the answer of a delivery that entered on this open transaction, for its duplicates.
@@ -80,7 +85,7 @@ class Barrier:
         Only a final answer: never an error after which it would be done again. *refused*: it had no effect, and never
         will have; an undo then finds nothing to undo.
         """
-        _refuse_refusal(call, refused)
+        refuse_refusal(call, refused)
         if not await self._end(connection, call, State.DONE, result, refused):
             raise Refused(f"the {call} has not entered on this transaction")
 
@@ -92,7 +97,7 @@ class Barrier:
         `PROCEED`: commit it. `DUPLICATE`: another delivery settled it, roll back. `TOO_LATE`: it was undone meanwhile;
         roll back, and undo the effect again, since the undo may have come before it.
         """
-        _refuse_refusal(call, refused)
+        refuse_refusal(call, refused)
         if not await self._driver.in_transaction(connection):
             raise Refused("a marker is settled inside the transaction of the local effects: open one first")
         end = partial(self._end, connection, call, State.INTENDED, result, refused)
@@ -135,7 +140,7 @@ class Barrier:
         return bool(await self._rows(connection, "move", call, *arguments))
 
     async def _raise_term(self, connection: Any, call: Call, placed: frozenset[Direction], records: Any) -> None:
-        if not placed and call.term > records[call.direction].term:
+        if call.direction not in placed and call.term > records[call.direction].term:
             await self._rows(connection, "raise_term", call, call.direction.value, call.term)
 
     async def _end(self, connection: Any, call: Call, state: State, result: bytes | None, refused: bool) -> bool:
@@ -158,6 +163,7 @@ def _passage(call: Call, verdict: Verdict, records: dict[Direction, Record]) -> 
     return Passage(verdict, own.result, own.state is State.REFUSED)
 
 
-def _refuse_refusal(call: Call, refused: bool) -> None:
+def refuse_refusal(call: Call, refused: bool) -> None:
+    """Refuse the refusal of what must succeed in the end: an undo, a confirmation."""
     if refused and call.direction is not call.direction.origin:
         raise Refused(f"a {call.direction} is repeated until it is done: it cannot be refused")

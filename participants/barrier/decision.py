@@ -127,7 +127,7 @@ def decide(call: Call, placed: frozenset[Direction], records: Mapping[Direction,
     if call.direction.undoes:
         assert origin is not None, "an undo puts the origin there that it does not find"
         return _undo(first, own, origin)
-    return _confirm(call, own, origin)
+    return _confirm(call, first, own, origin)
 
 
 _ON_ORIGIN_AGAIN = {
@@ -147,12 +147,12 @@ def _undo(first: bool, own: Record, origin: Record) -> Decision:
         case State.BLOCKED | State.REFUSED:
             return Decision(Verdict.NOTHING_TO_UNDO if first else Verdict.DUPLICATE)
         case State.UNDONE:
-            return Decision(_repeated(own))
+            return Decision(_repeated(first, own))
         case State.CONFIRMED:
             return Decision(Verdict.TOO_LATE)
 
 
-def _confirm(call: Call, own: Record, origin: Record | None) -> Decision:
+def _confirm(call: Call, first: bool, own: Record, origin: Record | None) -> Decision:
     if origin is None:
         raise Refused(f"the {call} came, and its try is not here: it was lost, or forgotten")
     match origin.state:
@@ -161,13 +161,13 @@ def _confirm(call: Call, own: Record, origin: Record | None) -> Decision:
         case State.INTENDED:
             raise Refused(f"the {call} came, and its try is not settled")
         case State.CONFIRMED:
-            return Decision(_repeated(own))
+            return Decision(_repeated(first, own))
         case State.BLOCKED | State.REFUSED | State.UNDONE:
             return Decision(Verdict.TOO_LATE)
 
 
-def _repeated(own: Record) -> Verdict:
-    return Verdict.UNSETTLED if own.state is State.INTENDED else Verdict.DUPLICATE
+def _repeated(first: bool, own: Record) -> Verdict:
+    return Verdict.UNSETTLED if own.state is State.INTENDED and not first else Verdict.DUPLICATE
 
 
 def _refuse_zombie(call: Call, records: Mapping[Direction, Record]) -> None:

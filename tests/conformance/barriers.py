@@ -1,14 +1,17 @@
 """The barriers that the public suite is run on: how a test has effects beside each of them."""
 
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import asyncpg
 import psycopg
+import redis.asyncio
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from participants.barrier import Asyncpg, Barrier, Psycopg, SqlAlchemy, Verdict
+from participants.barrier.memory import Memory, MemoryConnection
+from participants.barrier.on_redis import RedisBarrier
 
-HAD = (Verdict.PROCEED, Verdict.UNSETTLED)
 TABLES = """
     CREATE TABLE effects (gid text, amount bigint);
     CREATE TABLE total (amount bigint);
@@ -37,7 +40,7 @@ class SqlSubject:
     async def deliver(self, call, effect, *, result=None, refuses=False, before_commit=None):
         async with self.connected() as connection, self.driver.transaction(connection):
             passage = await self.barrier.enter(connection, call)
-            if passage.verdict in HAD:
+            if passage.verdict is Verdict.PROCEED:
                 if not refuses:
                     await self.add(connection, call, effect)
                 if result is not None:
@@ -103,3 +106,66 @@ async def on_psycopg(url):
             await connection.close()
 
     yield SqlSubject(Psycopg(), connected)
+
+
+class MemorySubject(SqlSubject):
+    """Effects in memory."""
+
+    def __init__(self):
+        super().__init__(Memory(), self._connected)
+        self.sums = Counter()
+
+    @asynccontextmanager
+    async def _connected(self):
+        yield MemoryConnection()
+
+    async def add(self, connection, call, effect):
+        connection.at_commit.append(lambda: self.sums.update({call.gid: effect, "total": effect}))
+
+    async def effects(self, gid):
+        return self.sums[gid]
+
+    async def total(self):
+        return self.sums["total"]
+
+
+class RedisSubject:
+    """Effects in Redis, carried out by the barrier's script: there is no transaction to break but before it."""
+
+    def __init__(self, client):
+        self.client = client
+        self.barrier = RedisBarrier("suite", client)
+
+    async def deliver(self, call, effect, *, result=None, refuses=False, before_commit=None):
+        if before_commit is not None:
+            await before_commit()
+        commands = () if refuses else self.commands(call, effect)
+        return await self.barrier.enter(call, *commands, result=result, refused=refuses)
+
+    async def intend(self, call):
+        return await self.barrier.intend(call)
+
+    async def settle(self, call, effect, *, result=None):
+        return await self.barrier.settle(call, *self.commands(call, effect), result=result)
+
+    def commands(self, call, effect):
+        return ("INCRBY", f"effects:{call.gid}", effect), ("INCRBY", "total", effect)
+
+    async def effects(self, gid):
+        return int(await self.client.get(f"effects:{gid}") or 0)
+
+    async def total(self):
+        return int(await self.client.get("total") or 0)
+
+
+@asynccontextmanager
+async def in_memory():
+    """No server."""
+    yield MemorySubject()
+
+
+@asynccontextmanager
+async def on_redis(url):
+    """A client's connections."""
+    async with redis.asyncio.from_url(url) as client:
+        yield RedisSubject(client)

@@ -3,7 +3,7 @@
 import pytest
 
 from participants.barrier.conformance import CHECKS
-from tests.conformance.barriers import on_asyncpg, on_psycopg, on_sqlalchemy, prepare
+from tests.conformance.barriers import in_memory, on_asyncpg, on_psycopg, on_redis, on_sqlalchemy, prepare
 
 ON = {
     "asyncpg": on_asyncpg,
@@ -16,15 +16,30 @@ ON = {
 }
 
 
-@pytest.fixture(scope="module", params=ON)
-async def subject(request, postgres):
+@pytest.fixture(scope="module", params=[*ON, "redis", "memory"])
+def kind(request):
+    """The kind of barrier, and only the server that it needs."""
+    needed = {"redis": "redis_url", "memory": None}.get(request.param, "postgres")
+    return request.param, needed and request.getfixturevalue(needed)
+
+
+@pytest.fixture(scope="module")
+async def subject(kind):
     """One subject for all checks."""
-    name = f"barrier_{list(ON).index(request.param)}"
-    url = await postgres.create_database(name)
-    await prepare(url)
-    async with ON[request.param](url) as made:
-        yield made
-    await postgres.drop_database(name)
+    name, server = kind
+    if name == "memory":
+        async with in_memory() as made:
+            yield made
+    elif name == "redis":
+        async with on_redis(server) as made:
+            yield made
+    else:
+        database = f"barrier_{list(ON).index(name)}"
+        url = await server.create_database(database)
+        await prepare(url)
+        async with ON[name](url) as made:
+            yield made
+        await server.drop_database(database)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -1,0 +1,79 @@
+"""The barrier on Redis: a script decides, carries out the effect, and records both, while nothing else runs there.
+
+Redis does not roll back, so the effect is handed over as commands. One command is had or not had; of several, those
+before one that fails stay. What the effect depends on must be in its commands. A single server, not a cluster.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import KeyReused, Refused, Replaced
+from participants.barrier.barrier import RETENTION_S, Passage, refuse_refusal
+from participants.barrier.decision import Call, Verdict
+
+SCRIPT = Path(__file__).with_name("barrier.lua")
+Command = Sequence[str | bytes | int | float]
+"""A command's name, its key, and its other words."""
+
+
+class RedisBarrier:
+    """The deliveries that one *scope* has let pass, by a `redis.asyncio.Redis` *client*.
+
+    A step is forgotten *retention_s* after its last delivery, but for one whose marker is open.
+    """
+
+    def __init__(self, scope: str, client: Any, *, retention_s: float = RETENTION_S) -> None:
+        self.scope = scope
+        self._client = client
+        self._retention_ms = round(retention_s * 1000)
+        self._script = client.register_script(SCRIPT.read_bytes())
+
+    async def enter(self, call: Call, *effect: Command, result: bytes | None = None, refused: bool = False) -> Passage:
+        """What *call* may do; with `PROCEED` the *effect* has been carried out, and *result* kept.
+
+        *refused*: it has no effect and never will have. Raises as `Barrier.enter`, and the client's own errors: those
+        are no answer, so the delivery comes again.
+        """
+        refuse_refusal(call, refused)
+        return await self._run("enter", call, effect, result, refused)
+
+    async def intend(self, call: Call) -> Passage:
+        """Write the marker of an effect outside of this Redis, before the effect. See `Barrier.intend`."""
+        return await self._run("intend", call, (), None, refused=False)
+
+    async def settle(self, call: Call, *effect: Command, result: bytes | None = None, refused: bool = False) -> Verdict:
+        """Settle the marker, and carry out the local *effect* with it. See `Barrier.settle`."""
+        refuse_refusal(call, refused)
+        return (await self._run("settle", call, effect, result, refused)).verdict
+
+    async def _run(
+        self, what: str, call: Call, effect: Sequence[Command], result: bytes | None, refused: bool
+    ) -> Passage:
+        origin, undoes = call.direction.origin.value, int(call.direction.undoes)
+        arguments: list[Any] = [what, call.direction.value, origin, undoes, call.term, call.fingerprint]
+        arguments += [self._retention_ms, int(refused), int(result is not None), result or b""]
+        for command in effect:
+            arguments += [len(command), *command]
+        keys = [f"barrier:{json.dumps([self.scope, call.gid, call.step])}", *(command[1] for command in effect)]
+        from redis.exceptions import ResponseError
+
+        try:
+            verdict, kept, was_refused, answers = await self._script(keys=keys, args=arguments)
+        except ResponseError as error:
+            raise _meaning(call, error) from error
+        return Passage(Verdict(_text(verdict)), kept, bool(was_refused), tuple(answers))
+
+
+def _meaning(call: Call, error: Exception) -> Exception:
+    code, _, detail = str(error).partition(" ")
+    if code == "BARRIERREPLACED":
+        return Replaced(f"the {call} came from term {call.term}, and term {detail.split()[0]} was here before")
+    if code == "BARRIERREUSED":
+        return KeyReused(f"the {call} came before, with another payload")
+    return Refused(f"the {call} came, and {detail}") if code == "BARRIERREFUSED" else error
+
+
+def _text(answer: str | bytes) -> str:
+    return answer.decode() if isinstance(answer, bytes) else answer

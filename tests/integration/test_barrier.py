@@ -1,0 +1,189 @@
+"""The barrier where it is put up wrongly, and what becomes of its table; on each driver."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import asyncpg
+import psycopg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from coordinator.errors import Refused
+from participants.barrier import Asyncpg, Barrier, Call, Direction, Psycopg, SqlAlchemy, Verdict
+
+CALL = Call("g", "pay", Direction.ACTION, b"p")
+UNDO = Call("g", "pay", Direction.COMPENSATION, b"u")
+
+
+@asynccontextmanager
+async def by_asyncpg(url, *, autocommit=True):
+    connection = await asyncpg.connect(url)
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def by_psycopg(url, *, autocommit=True):
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=autocommit)
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def by_sqlalchemy(url, *, autocommit=True, session=False):
+    options = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
+    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), **options)
+    async with AsyncSession(engine) if session else engine.connect() as connection:
+        yield connection
+    await engine.dispose()
+
+
+@pytest.fixture
+async def url(database):
+    """A database with a barrier."""
+    connection = await asyncpg.connect(database)
+    await Barrier("s").create(connection)
+    await Barrier("s").create(connection)  # It is there already.
+    await connection.close()
+    return database
+
+
+DRIVERS = {
+    "asyncpg": (Asyncpg(), by_asyncpg),
+    "psycopg": (Psycopg(), by_psycopg),
+    "sqlalchemy": (SqlAlchemy(), by_sqlalchemy),
+    "sqlalchemy session": (SqlAlchemy(), lambda url, **options: by_sqlalchemy(url, session=True, **options)),
+}
+
+
+async def records(url):
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("SELECT direction, state FROM unanimity.barrier ORDER BY 1")
+    await connection.close()
+    return dict(rows)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_connection_that_commits_by_itself_is_refused(url, driver):
+    """A record that is not in the transaction of its effect would lose or double it."""
+    kind, connected = DRIVERS[driver]
+    async with connected(url) as connection:
+        for use in (Barrier("s", kind).enter, Barrier("s", kind).settle):
+            with pytest.raises(Refused, match="inside the transaction"):
+                await use(connection, CALL)
+    assert await records(url) == {}
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "sqlalchemy", "sqlalchemy session"])
+async def test_a_transaction_that_the_first_statement_begins_is_one(url, driver):
+    """It is there until it is committed, and gone with a rollback."""
+    kind, connected = DRIVERS[driver]
+    for end, there in (("rollback", {}), ("commit", {"action": "done"})):
+        async with connected(url, autocommit=False) as connection:
+            assert (await Barrier("s", kind).enter(connection, CALL)).verdict is Verdict.PROCEED
+            await getattr(connection, end)()
+        assert await records(url) == there
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_marker_is_never_part_of_another_transaction(url, driver):
+    """With it the marker would be rolled back: the undo would find nothing to undo."""
+    kind, connected = DRIVERS[driver]
+    async with connected(url, autocommit=False) as connection:
+        async with kind.transaction(connection):
+            with pytest.raises(Refused, match="committed by itself"):
+                await Barrier("s", kind).intend(connection, CALL)
+        assert (await Barrier("s", kind).intend(connection, CALL)).verdict is Verdict.PROCEED
+        assert await records(url) == {"action": "intended"}
+
+
+async def test_what_had_no_effect_has_no_open_marker(url):
+    """Otherwise it would be kept for ever."""
+    async with by_asyncpg(url) as connection:
+        assert (await Barrier("s").intend(connection, UNDO)).verdict is Verdict.NOTHING_TO_UNDO
+    assert await records(url) == {"action": "blocked", "compensation": "done"}
+
+
+async def test_only_who_entered_keeps_an_answer_and_only_an_action_is_refused(url):
+    """An undo must succeed in the end."""
+    barrier = Barrier("s")
+    async with by_asyncpg(url) as connection, connection.transaction():
+        with pytest.raises(Refused, match="has not entered"):
+            await barrier.keep(connection, CALL, b"r")
+        await barrier.enter(connection, UNDO)
+        with pytest.raises(Refused, match="cannot be refused"):
+            await barrier.keep(connection, UNDO, b"r", refused=True)
+
+
+async def test_terms_are_as_large_as_the_journal_s(url):
+    """A bigint, on every driver."""
+    for number, (kind, connected) in enumerate(DRIVERS.values()):
+        call = Call(f"g{number}", "s", Direction.ACTION, b"", 2**62)
+        async with connected(url, autocommit=False) as connection, kind.transaction(connection):
+            assert (await Barrier("s", kind).enter(connection, call)).verdict is Verdict.PROCEED
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_purging_forgets_whole_old_steps_and_no_open_marker(url, driver):
+    """Of one scope, a batch at a time."""
+    kind, connected = DRIVERS[driver]
+    barrier, old = Barrier("s", kind), Call("old", "pay", Direction.ACTION)
+    async with by_asyncpg(url) as connection:
+        for call in (old, Call("old", "pay", Direction.COMPENSATION), Call("half", "pay", Direction.ACTION)):
+            async with connection.transaction():
+                await Barrier("s").enter(connection, call)
+        async with connection.transaction():
+            await Barrier("other").enter(connection, old)
+        await Barrier("s").intend(connection, Call("open", "pay", Direction.ACTION))
+        await connection.execute("UPDATE unanimity.barrier SET recorded_at = now() - interval '8 days'")
+        async with connection.transaction():
+            await Barrier("s").enter(connection, Call("half", "pay", Direction.COMPENSATION))
+    async with connected(url, autocommit=False) as connection, kind.transaction(connection):
+        assert await barrier.purge(connection) == 2
+        assert await barrier.purge(connection) == 0
+    async with by_asyncpg(url) as connection:
+        left = await connection.fetch("SELECT scope, gid FROM unanimity.barrier GROUP BY 1, 2 ORDER BY 1, 2")
+    assert [tuple(row) for row in left] == [("other", "old"), ("s", "half"), ("s", "open")]
+
+
+async def test_purging_takes_a_bounded_batch(url):
+    """However much there is."""
+    async with by_asyncpg(url) as connection:
+        await connection.execute("""
+            INSERT INTO unanimity.barrier (scope, gid, step, direction, state, term, recorded_at)
+            SELECT 's', n::text, '', 'message', 'done', 0, now() - interval '8 days' FROM generate_series(1, 1500) AS n
+        """)
+        assert [await Barrier("s").purge(connection) for _ in range(3)] == [1000, 500, 0]
+
+
+async def test_an_undo_waits_for_the_action_that_it_meets(url):
+    """It is not answered before the action's transaction is at its end."""
+    barrier = Barrier("s")
+    async with by_asyncpg(url) as first, by_asyncpg(url) as second:
+        action = first.transaction()
+        await action.start()
+        await barrier.enter(first, CALL)
+
+        async def undo():
+            async with second.transaction():
+                return (await barrier.enter(second, UNDO)).verdict
+
+        undoing = asyncio.create_task(undo())
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        while not await first.fetchval(waits):
+            assert not undoing.done()
+        await action.commit()
+        assert await undoing is Verdict.PROCEED
+    assert await records(url) == {"action": "undone", "compensation": "done"}
+
+
+def test_only_what_is_used_is_imported():
+    """The extras are extras."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, participants.barrier, participants.barrier.on_redis;"
+        "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'psycopg', 'redis')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
