@@ -1,8 +1,8 @@
 -- The barrier on Redis: one hash per step. What `decision.py` says, where the records are; a test compares the two.
 -- KEYS[1] is the step's hash; the others are those of the effect. ARGV is
---   what: enter | intend | settle;  direction;  origin;  undoes: 1 | 0;  term;  fingerprint;  retention in ms;
+--   what: enter | intend | settle | ask;  direction;  origin;  undoes: 1 | 0;  term;  fingerprint;  retention in ms;
 --   refused: 1 | 0;  result, or nothing: 1 | 0;  result;  then each command of the effect: its number of words, and its words.
--- The answer is {verdict, result or false, refused: 1 | 0, the answers of the effect's commands}.
+-- The answer is {verdict (of ask: the state), result or false, refused: 1 | 0, the answers of the effect's commands}.
 local step = KEYS[1]
 local what, direction, origin, undoes = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local term, fingerprint, retention = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
@@ -14,8 +14,15 @@ local function get(of, field) return redis.call('HGET', step, of .. ':' .. field
 local function set(of, field, value) redis.call('HSET', step, of .. ':' .. field, value) end
 local function record(of, state, mark)
   set(of, 'state', state)
-  set(of, 'term', term)
+  set(of, 'term', ARGV[5])
   if mark then set(of, 'fingerprint', mark) end
+end
+
+-- A marker that is open is never forgotten.
+local function remember()
+  local open = false
+  for _, of in ipairs(directions) do open = open or get(of, 'state') == 'intended' end
+  if open then redis.call('PERSIST', step) else redis.call('PEXPIRE', step, retention) end
 end
 
 local highest = -1
@@ -25,6 +32,11 @@ end
 if what ~= 'settle' and term < highest then return redis.error_reply('BARRIERREPLACED ' .. highest) end
 
 local own, first_state = get(direction, 'state'), what == 'intend' and 'intended' or 'done'
+if what == 'ask' then
+  if not own then record(direction, 'blocked') end
+  remember()
+  return {own or 'blocked', get(direction, 'result'), 0, {}}
+end
 local first, at_origin = not own, get(origin, 'state')
 local known = get(direction, 'fingerprint')
 if what ~= 'settle' and known and known ~= fingerprint then return redis.error_reply('BARRIERREUSED') end
@@ -69,7 +81,7 @@ else
   if undoes and not at_origin then record(origin, 'blocked') end
   if first then record(direction, first_state, fingerprint) end
   if ends_origin then set(origin, 'state', ends_origin) end
-  if not first and term > tonumber(get(direction, 'term')) then set(direction, 'term', term) end
+  if not first and term > tonumber(get(direction, 'term')) then set(direction, 'term', ARGV[5]) end
   local goes_on = verdict == 'proceed' or verdict == 'unsettled'
   if what == 'intend' and not goes_on and get(direction, 'state') == 'intended' then
     set(direction, 'state', 'done')
@@ -79,13 +91,7 @@ if verdict == 'proceed' and what ~= 'intend' then
   if kept then set(direction, 'result', result) end
   if refused then set(direction, 'state', 'refused') end
 end
-
--- A marker that is open is never forgotten.
-local open = false
-for _, of in ipairs(directions) do
-  open = open or get(of, 'state') == 'intended'
-end
-if open then redis.call('PERSIST', step) else redis.call('PEXPIRE', step, retention) end
+remember()
 
 local answered = verdict == 'duplicate' and get(direction, 'result') or false
 local was_refused = verdict == 'duplicate' and own == 'refused' and 1 or 0

@@ -7,7 +7,7 @@ have recorded the effect, was rolled back after it.
 Deliveries of one step meet at the unique index, where the second one waits for the first, and then reads again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,18 @@ from typing import Any
 from coordinator.errors import Conflict, Refused
 from coordinator.faults.points import boundary
 from coordinator.schema import apply, queries
-from participants.barrier.decision import Call, Decision, Direction, Record, State, Verdict, decide, settled
+from participants.barrier.decision import (
+    Call,
+    Decision,
+    Direction,
+    Record,
+    Standing,
+    State,
+    Verdict,
+    decide,
+    settled,
+    standing,
+)
 from participants.barrier.drivers import Asyncpg, Driver
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
@@ -87,15 +98,15 @@ class Barrier:
         """
         refuse_refusal(call, refused)
         if not await self._end(connection, call, State.DONE, result, refused):
-            raise Refused(f"the {call} has not entered on this transaction")
+            raise Refused(f"the {call} has not entered: there is nothing to keep an answer of")
 
     async def settle(
         self, connection: Any, call: Call, result: bytes | None = None, *, refused: bool = False
     ) -> Verdict:
         """Settle the marker on the caller's open transaction, which may carry local effects as well.
 
-        `PROCEED`: commit it. `DUPLICATE`: another delivery settled it, roll back. `TOO_LATE`: it was undone meanwhile;
-        roll back, and undo the effect again, since the undo may have come before it.
+        `PROCEED`: have the local effects. `DUPLICATE`: have none, another delivery has settled it. `TOO_LATE`: have
+        none, and undo the effect again: it was undone meanwhile, perhaps before it had happened.
         """
         refuse_refusal(call, refused)
         if not await self._driver.in_transaction(connection):
@@ -105,6 +116,20 @@ class Barrier:
             return Verdict.PROCEED
         rows = await self._rows(connection, "look", call)
         return settled(call, _records(rows).get(call.direction))
+
+    async def ask(self, connection: Any, call: Call) -> tuple[Standing, bytes | None]:
+        """What became of the action, try or message *call*, and its answer; on the caller's open transaction.
+
+        One that is under way is waited for. One that has not come yet is kept out from then on: commit, and only then
+        tell anybody `NEVER`.
+        """
+        if call.direction is not call.direction.origin:
+            raise Refused(f"what became of a {call.direction} is not asked: repeat it until it is done")
+        if not await self._driver.in_transaction(connection):
+            raise Refused("the barrier keeps out what has not come yet inside a transaction: open one first")
+        arguments = (call.direction.value, State.BLOCKED.value, call.term, None)
+        records = await self._look(connection, call, "place", arguments, {call.direction})
+        return standing(call, records), records[call.direction].result
 
     async def purge(self, connection: Any, older_than_s: float = RETENTION_S) -> int:
         """Forget steps that are older; how many records, of at most a thousand steps a call. Open markers stay.
@@ -116,21 +141,38 @@ class Barrier:
         return len(rows)
 
     async def _pass(self, connection: Any, call: Call, state: State) -> Passage:
-        origin = call.direction.origin
-        statement, more = ("place_undo", (origin.value,)) if call.direction.undoes else ("place", ())
-        needed = {call.direction, origin} if call.direction.undoes else {call.direction}
-        placed: frozenset[Direction] = frozenset()
+        statement, needed, more = "place", {call.direction}, tuple[str, ...]()
+        if call.direction.undoes:
+            origin = call.direction.origin
+            statement, needed, more = "place_undo", {call.direction, origin}, (origin.value,)
+        arguments = (call.direction.value, state.value, call.term, call.fingerprint, *more)
+        placed: set[Direction] = set()
         for _ in range(_LOOKS_MAX):
-            arguments = (call.direction.value, state.value, call.term, call.fingerprint, *more)
+            records = await self._look(connection, call, statement, arguments, needed, placed)
+            decision = decide(call, placed, records)
+            if await self._move_origin(connection, call, decision):
+                await self._raise_term(connection, call, placed, records)
+                return _passage(call, decision.verdict, records)
+        raise Conflict(f"the {call} met other deliveries of its step again and again")
+
+    async def _look(
+        self,
+        connection: Any,
+        call: Call,
+        statement: str,
+        arguments: Sequence[Any],
+        needed: Set[Direction],
+        placed: set[Direction] | None = None,
+    ) -> dict[Direction, Record]:
+        """Place what is not there, and read the step. What is *needed* and missing was waited for: look at it now."""
+        for _ in range(_LOOKS_MAX):
             look = partial(self._rows, connection, statement, call, *arguments)
             rows = await boundary("barrier.enter", look)
-            placed |= {Direction(row[1]) for row in rows if row[0]}
+            if placed is not None:
+                placed |= {Direction(row[1]) for row in rows if row[0]}
             records = _records(rows)
-            if needed <= records.keys():  # Otherwise it waited for another delivery, whose record it now looks at.
-                decision = decide(call, placed, records)
-                if await self._move_origin(connection, call, decision):
-                    await self._raise_term(connection, call, placed, records)
-                    return _passage(call, decision.verdict, records)
+            if needed <= records.keys():
+                return records
         raise Conflict(f"the {call} met other deliveries of its step again and again")
 
     async def _move_origin(self, connection: Any, call: Call, decision: Decision) -> bool:
@@ -139,7 +181,7 @@ class Barrier:
         arguments = (call.direction.origin.value, decision.origin_from.value, decision.origin_to.value)
         return bool(await self._rows(connection, "move", call, *arguments))
 
-    async def _raise_term(self, connection: Any, call: Call, placed: frozenset[Direction], records: Any) -> None:
+    async def _raise_term(self, connection: Any, call: Call, placed: Set[Direction], records: Any) -> None:
         if call.direction not in placed and call.term > records[call.direction].term:
             await self._rows(connection, "raise_term", call, call.direction.value, call.term)
 

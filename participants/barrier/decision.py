@@ -6,7 +6,7 @@ How the step ended stands in the origin too, because a confirmation and a cancel
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -67,6 +67,16 @@ class Verdict(StrEnum):
     """Repeat the effect, idempotently: an earlier delivery wrote its marker, and nobody knows how far it got."""
 
 
+class Standing(StrEnum):
+    """What became of an action, a try or a message, for whoever asks (a step's `status=`)."""
+
+    DONE = "done"
+    NEVER = "never"
+    """It has no effect and never will have: also not by a delivery that is still under way."""
+    UNKNOWN = "unknown"
+    """Its marker is open: how far it got is known only outside of this database."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One delivery: which step of which transaction, what it does, for whom. There is no attempt in it."""
@@ -110,7 +120,7 @@ class Decision:
     origin_to: State | None = None
 
 
-def decide(call: Call, placed: frozenset[Direction], records: Mapping[Direction, Record]) -> Decision:
+def decide(call: Call, placed: Set[Direction], records: Mapping[Direction, Record]) -> Decision:
     """The verdict for *call*, given every record of its step, and which of them the call itself has just *placed*.
 
     Raises `Replaced` where a higher term was here, `KeyReused` where the same key had another payload, and `Refused`
@@ -174,6 +184,22 @@ def _refuse_zombie(call: Call, records: Mapping[Direction, Record]) -> None:
     highest = max(record.term for record in records.values())
     if call.term < highest:
         raise Replaced(f"the {call} came from term {call.term}, and term {highest} was here before")
+
+
+def standing(call: Call, records: Mapping[Direction, Record]) -> Standing:
+    """What became of an origin. Raises `Replaced` where a higher term was here."""
+    _refuse_zombie(call, records)
+    return STANDING[records[call.direction].state]
+
+
+STANDING = {
+    State.INTENDED: Standing.UNKNOWN,
+    State.DONE: Standing.DONE,
+    State.CONFIRMED: Standing.DONE,
+    State.REFUSED: Standing.NEVER,
+    State.BLOCKED: Standing.NEVER,
+    State.UNDONE: Standing.NEVER,
+}
 
 
 def settled(call: Call, own: Record | None) -> Verdict:

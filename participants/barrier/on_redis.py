@@ -11,7 +11,7 @@ from typing import Any
 
 from coordinator.errors import KeyReused, Refused, Replaced
 from participants.barrier.barrier import RETENTION_S, Passage, refuse_refusal
-from participants.barrier.decision import Call, Verdict
+from participants.barrier.decision import STANDING, Call, Standing, State, Verdict
 
 SCRIPT = Path(__file__).with_name("barrier.lua")
 Command = Sequence[str | bytes | int | float]
@@ -37,20 +37,36 @@ class RedisBarrier:
         are no answer, so the delivery comes again.
         """
         refuse_refusal(call, refused)
-        return await self._run("enter", call, effect, result, refused)
+        return await self._pass("enter", call, effect, result, refused)
 
     async def intend(self, call: Call) -> Passage:
         """Write the marker of an effect outside of this Redis, before the effect. See `Barrier.intend`."""
-        return await self._run("intend", call, (), None, refused=False)
+        return await self._pass("intend", call)
 
     async def settle(self, call: Call, *effect: Command, result: bytes | None = None, refused: bool = False) -> Verdict:
         """Settle the marker, and carry out the local *effect* with it. See `Barrier.settle`."""
         refuse_refusal(call, refused)
-        return (await self._run("settle", call, effect, result, refused)).verdict
+        return (await self._pass("settle", call, effect, result, refused)).verdict
+
+    async def ask(self, call: Call) -> tuple[Standing, bytes | None]:
+        """What became of the action, try or message *call*, and its answer. See `Barrier.ask`."""
+        if call.direction is not call.direction.origin:
+            raise Refused(f"what became of a {call.direction} is not asked: repeat it until it is done")
+        state, kept, _, _ = await self._run("ask", call)
+        return STANDING[State(_text(state))], kept
+
+    async def _pass(self, what: str, call: Call, *more: Any) -> Passage:
+        verdict, kept, was_refused, answers = await self._run(what, call, *more)
+        return Passage(Verdict(_text(verdict)), kept, bool(was_refused), tuple(answers))
 
     async def _run(
-        self, what: str, call: Call, effect: Sequence[Command], result: bytes | None, refused: bool
-    ) -> Passage:
+        self,
+        what: str,
+        call: Call,
+        effect: Sequence[Command] = (),
+        result: bytes | None = None,
+        refused: bool = False,
+    ) -> tuple[Any, ...]:
         origin, undoes = call.direction.origin.value, int(call.direction.undoes)
         arguments: list[Any] = [what, call.direction.value, origin, undoes, call.term, call.fingerprint]
         arguments += [self._retention_ms, int(refused), int(result is not None), result or b""]
@@ -60,10 +76,9 @@ class RedisBarrier:
         from redis.exceptions import ResponseError
 
         try:
-            verdict, kept, was_refused, answers = await self._script(keys=keys, args=arguments)
+            return tuple(await self._script(keys=keys, args=arguments))
         except ResponseError as error:
             raise _meaning(call, error) from error
-        return Passage(Verdict(_text(verdict)), kept, bool(was_refused), tuple(answers))
 
 
 def _meaning(call: Call, error: Exception) -> Exception:

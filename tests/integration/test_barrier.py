@@ -1,6 +1,8 @@
 """The barrier where it is put up wrongly, and what becomes of its table; on each driver."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -9,10 +11,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from coordinator.errors import Refused
-from participants.barrier import Asyncpg, Barrier, Call, Direction, Psycopg, SqlAlchemy, Verdict
+from participants.barrier import Asyncpg, Barrier, Call, Direction, Psycopg, SqlAlchemy, Standing, Verdict
 
 CALL = Call("g", "pay", Direction.ACTION, b"p")
 UNDO = Call("g", "pay", Direction.COMPENSATION, b"u")
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @asynccontextmanager
@@ -169,19 +172,65 @@ async def test_an_undo_waits_for_the_action_that_it_meets(url):
                 return (await barrier.enter(second, UNDO)).verdict
 
         undoing = asyncio.create_task(undo())
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        while not await first.fetchval(waits):
+        while not await first.fetchval(WAITS):
             assert not undoing.done()
         await action.commit()
         assert await undoing is Verdict.PROCEED
     assert await records(url) == {"action": "undone", "compensation": "done"}
 
 
+async def ask(url, call, kind=None, connected=by_asyncpg):
+    async with connected(url, autocommit=False) as connection, (kind or Asyncpg()).transaction(connection):
+        return await Barrier("s", kind).ask(connection, call)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_what_is_asked_about_and_is_not_there_is_kept_out(url, driver):
+    """An answer of never is one for ever, and leaves nothing to undo."""
+    kind, connected = DRIVERS[driver]
+    assert await ask(url, CALL, kind, connected) == (Standing.NEVER, None)
+    assert await ask(url, CALL, kind, connected) == (Standing.NEVER, None)
+    async with by_asyncpg(url) as connection, connection.transaction():
+        assert (await Barrier("s").enter(connection, CALL)).verdict is Verdict.TOO_LATE
+        assert (await Barrier("s").enter(connection, UNDO)).verdict is Verdict.NOTHING_TO_UNDO
+
+
+async def test_what_became_of_a_step_is_told_with_its_answer(url):
+    """Done, begun outside, and undone; of an undo nothing is told."""
+    barrier = Barrier("s")
+    async with by_asyncpg(url) as connection:
+        async with connection.transaction():
+            await barrier.enter(connection, CALL)
+            await barrier.keep(connection, CALL, b"answer")
+        assert await ask(url, CALL) == (Standing.DONE, b"answer")
+        async with connection.transaction():
+            await barrier.enter(connection, UNDO)
+        assert (await ask(url, CALL))[0] is Standing.NEVER
+        begun = Call("other", "pay", Direction.ACTION)
+        await barrier.intend(connection, begun)
+        assert await ask(url, begun) == (Standing.UNKNOWN, None)
+        with pytest.raises(Refused, match="repeat it"):
+            await ask(url, UNDO)
+        with pytest.raises(Refused, match="open one first"):
+            await barrier.ask(connection, CALL)
+
+
+async def test_an_action_that_is_under_way_is_waited_for_before_its_standing_is_told(url):
+    """Otherwise never would be said of what is about to be done."""
+    barrier = Barrier("s")
+    async with by_asyncpg(url) as first:
+        action = first.transaction()
+        await action.start()
+        await barrier.enter(first, CALL)
+        asking = asyncio.create_task(ask(url, CALL))
+        while not await first.fetchval(WAITS):
+            assert not asking.done()
+        await action.commit()
+        assert await asking == (Standing.DONE, None)
+
+
 def test_only_what_is_used_is_imported():
     """The extras are extras."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, participants.barrier, participants.barrier.on_redis;"
         "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'psycopg', 'redis')))"
