@@ -49,15 +49,15 @@ RETURNING direction;
 
 -- purge --
 -- Forget steps of which nothing is young and nothing is open, a batch at a time and each as a whole.
-WITH old AS (
-    SELECT DISTINCT scope, gid, step FROM unanimity.barrier AS b
+WITH found AS (
+    SELECT scope, gid, step FROM unanimity.barrier AS b
     WHERE scope = $1 AND recorded_at < now() - make_interval(secs => $2) AND NOT EXISTS (
         SELECT FROM unanimity.barrier AS other
         WHERE other.scope = b.scope AND other.gid = b.gid AND other.step = b.step
         AND (other.recorded_at >= now() - make_interval(secs => $2) OR other.state = 'intended')
     )
     LIMIT $3
-)
+), old AS (SELECT DISTINCT scope, gid, step FROM found)
 DELETE FROM unanimity.barrier AS b USING old
 WHERE b.scope = old.scope AND b.gid = old.gid AND b.step = old.step
 RETURNING b.gid;
