@@ -15,7 +15,7 @@ from participants.barrier import Asyncpg, Barrier, Call, Direction, Psycopg, Sql
 
 CALL = Call("g", "pay", Direction.ACTION, b"p")
 UNDO = Call("g", "pay", Direction.COMPENSATION, b"u")
-WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 @asynccontextmanager

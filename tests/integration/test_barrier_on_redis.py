@@ -56,7 +56,8 @@ async def by_script(client, records, use):
     await client.delete(KEY)
     for direction, record in records.items():
         fields = {"state": record.state.value, "term": record.term}
-        fields |= {"fingerprint": record.fingerprint, "result": record.result} if record.fingerprint else {}
+        optional = {"fingerprint": record.fingerprint, "result": record.result}
+        fields |= {name: value for name, value in optional.items() if value is not None}
         await client.hset(KEY, mapping={f"{direction}:{name}": value for name, value in fields.items()})
     try:
         answer = await use(RedisBarrier("s", client))
