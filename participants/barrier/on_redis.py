@@ -13,7 +13,7 @@ from coordinator.errors import KeyReused, Refused, Replaced
 from participants.barrier.barrier import RETENTION_S, Passage, refuse_refusal
 from participants.barrier.decision import STANDING, Call, Standing, State, Verdict
 
-SCRIPT = Path(__file__).with_name("barrier.lua")
+SCRIPT = Path(__file__).with_suffix(".lua")
 Command = Sequence[str | bytes | int | float]
 """A command's name, its key, and its other words."""
 
