@@ -100,6 +100,8 @@ SAGA_ADOPT_MAX = 500
 SAGA_INPUT_BYTES_MAX = 1024 * 1024
 SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
+# A key that stands for an ended saga must outlive whoever may still ask for it again.
+SAGA_RETENTION_S = 7 * 24 * 3600.0
 
 assert STOP_WITHIN_S < 25.0, "stopping leaves time to exit before we are killed"
 assert STOP_WITHIN_S > DRAIN_LEAVES_S > ENGINE_LEAVES_S > RELAYS_LEAVE_S > PARTICIPANTS_LEAVE_S > RESIGNING_LEAVES_S > 0

@@ -60,6 +60,7 @@ class SagaEngine:
     stopping: bool = False
     _tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     _tidy_at_s: float = 0.0
+    _purge_at_s: float = 0.0
 
     def register(self, saga: Saga) -> None:
         """Make *saga* known here. Raises `InvalidDefinition` where another one has its name and version."""
@@ -296,6 +297,10 @@ class SagaEngine:
             busy = [run.number for run in self.running.values()]
             await self._resume_all(await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX))
             await self.log.tidy()
+        if now_s >= self._purge_at_s:
+            self._purge_at_s = now_s + limits.PURGE_PERIOD_S
+            while await self.log.purge():
+                continue
 
     async def _resume_all(self, found: Sequence[Loaded]) -> None:
         for loaded in found:

@@ -49,7 +49,7 @@ class MemorySagas:
                 same_key = saga.key is not None and (stored.saga.name, stored.saga.key) == (saga.name, saga.key)
                 if stored.saga.gid == saga.gid or same_key:
                     return self._standing(stored, saga)
-            number = len(self._sagas) + 1
+            number = max(self._sagas, default=0) + 1
             at_s = None if saga.deadline_s is None else self._world.now_s() + saga.deadline_s
             self._sagas[number] = StoredSaga(number, saga, owner, term, at_s, self._world.now_s())
             return self._standing(self._sagas[number], saga)
@@ -158,6 +158,14 @@ class MemorySagas:
             and s.saga.definition in definitions
         ]
         return [self._loaded(stored) for stored in found[:at_most]]
+
+    async def purge(self, older_than_s: float = limits.SAGA_RETENTION_S) -> int:
+        """Forget sagas that began longer ago than this and have ended; how many."""
+        now_s = self._world.now_s()
+        old = [s.number for s in self._sagas.values() if s.ended and s.created_s + older_than_s < now_s]
+        for number in old:
+            del self._sagas[number]
+        return len(old)
 
     async def tidy(self) -> None:
         """Nothing is to be saved: looking at all of memory costs nothing."""

@@ -93,6 +93,11 @@ class PostgresSagas:
         rows = await self._forced.run(lambda c: c.fetch(SQL["strays"], *arguments))
         return await self._load([row["number"] for row in rows]) if rows else []
 
+    async def purge(self, older_than_s: float = limits.SAGA_RETENTION_S) -> int:
+        """Forget sagas that ended longer ago than this, a batch at a time; how many."""
+        arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
+        return int(await self._journal.lazy.run(lambda c: c.fetchval(SQL["purge"], *arguments)))
+
     async def tidy(self) -> None:
         """Remember where our unfinished sagas begin."""
         owner, _ = self._owner()

@@ -121,3 +121,17 @@ ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2;
 -- first --
 -- Where our unfinished sagas began when this was last looked at.
 SELECT coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0);
+
+-- purge --
+-- Forget sagas that ended long ago, a batch at a time. Those with the lowest numbers are looked at, and no others.
+WITH ended AS (
+    SELECT number, at FROM unanimity.saga_events WHERE final ORDER BY number LIMIT $2
+), old AS (
+    DELETE FROM unanimity.sagas AS s USING ended
+    WHERE s.number = ended.number AND ended.at < now() - make_interval(secs => $1) RETURNING s.number
+), events AS (
+    DELETE FROM unanimity.saga_events AS e USING old WHERE e.number = old.number
+), signals AS (
+    DELETE FROM unanimity.saga_signals AS g USING old WHERE g.number = old.number
+)
+SELECT count(*) FROM old;

@@ -102,6 +102,10 @@ class SagaLog(Protocol):
         """Unfinished sagas of ours that are none of *busy*: the answer to their start or takeover was lost."""
         ...
 
+    async def purge(self) -> int:
+        """Forget sagas that ended longer ago than is remembered, a batch at a time; how many."""
+        ...
+
     async def tidy(self) -> None:
         """Remember where our unfinished sagas begin, so that a successor need not look at all that have ended."""
         ...
