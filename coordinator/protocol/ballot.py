@@ -22,10 +22,15 @@ class Tally(StrEnum):
 
 def tally(branches: Iterable[Branch], votes: Mapping[BranchName, Vote]) -> Tally:
     """What *votes* amount to among *branches*; a branch missing from *votes* has not answered."""
-    answers = [(branch, votes.get(branch.name)) for branch in branches]
-    refusals = {branch.on_no for branch, vote in answers if vote is Vote.NO}
-    if OnNo.ABORT in refusals:
-        return Tally.LOST
-    if any(vote is None for _, vote in answers):
+    pending = held = False
+    for branch in branches:
+        vote = votes.get(branch.name)
+        if vote is None:
+            pending = True
+        elif vote is Vote.NO:
+            if branch.on_no is OnNo.ABORT:
+                return Tally.LOST
+            held = held or branch.on_no is OnNo.PARK
+    if pending:
         return Tally.PENDING
-    return Tally.HELD if OnNo.PARK in refusals else Tally.WON
+    return Tally.HELD if held else Tally.WON
