@@ -111,7 +111,10 @@ class Service:
         return self._step(path, body, output, name)
 
     def compensation(self, path: str, body: Body | None = None) -> Step:
-        """What undoes a step by posting to *path*. The service must bear that there is nothing to undo."""
+        """What undoes a step by posting to *path*. The service must bear that there is nothing to undo.
+
+        Any 2xx says that it is undone; what is in its body is not looked at.
+        """
         return self._step(path, body, None, None)
 
     def status(self, path: str, body: Body | None = None, *, output: Any = Any) -> Step:
@@ -183,13 +186,14 @@ class Service:
         if body is not None:
             parameters, hints = inspect.signature(body).parameters, get_type_hints(body)
         hints["return"] = output
-        read = TypeAdapter(output)
+        read = None if output is None else TypeAdapter(output)
 
         async def call(**values: Any) -> Any:
             context: StepContext = values[CONTEXT]
             taken = {each: values[each] for each in parameters}
             content = to_json(values[REQUEST] if body is None else body(**taken))
-            return self._read(read, await self.send(path, content, _delivery(context)))
+            answer = await self.send(path, content, _delivery(context))
+            return None if read is None else self._read(read, answer)
 
         described = _described(call, name or _last_part(path), parameters, hints)
         described.participant = self.name  # type: ignore[attr-defined]  # A step without one takes it from here.
