@@ -51,6 +51,8 @@ class SagaRun:
     """The ids of those that something has come of."""
     flying: dict[StepName, "asyncio.Task[Happened]"] = field(default_factory=dict)
     nudged: asyncio.Event | None = None
+    told: bool = False
+    """Whether a signal was sent to it here, and has not been read."""
     waiters: list["asyncio.Future[SagaOutcome]"] = field(default_factory=list)
 
     def outcome(self) -> SagaOutcome:

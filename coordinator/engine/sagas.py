@@ -83,7 +83,8 @@ class SagaEngine:
         if not self.ownership.holds:
             raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
         self.register(saga)
-        text = _input(saga, value)
+        text, value = _input(saga, value)
+        _check_key(key)
         new = NewSaga(
             gid=gid,
             name=saga.name,
@@ -156,6 +157,9 @@ class SagaEngine:
             if run.deadline_s < self.clock.monotonic_s() and cancellable(shape, run.state):
                 await self._write(run, Happened(Cancelled("its deadline has passed")))
                 continue
+            if run.told and (heard := await self._heard(run)) is not None:
+                await self._write(run, heard)
+                continue
             if len(actions) == 1 and not run.flying and run.saga.steps[actions[0].step].kind is Kind.ACTION:
                 await self._write(run, await self._perform(run, actions[0]))
                 continue
@@ -177,7 +181,11 @@ class SagaEngine:
             for action in actions:
                 step = run.saga.steps[action.step]
                 if isinstance(action, Run) and step.kind is not Kind.ACTION:
-                    if (waited := self._waited(run, step)) is not None:
+                    waited = self._waited(run, step)
+                    if waited is not None and isinstance(waited.event, StepRefused):
+                        await self._read_signals(run)  # Another process may have sent it in time.
+                        waited = self._waited(run, step)
+                    if waited is not None:
                         return waited
                 elif action.step not in run.flying and len(run.flying) < run.saga.parallel:
                     run.flying[action.step] = asyncio.create_task(self._perform(run, action))
@@ -194,8 +202,7 @@ class SagaEngine:
                     return run.flying.pop(name).result()
             if run.nudged.is_set():
                 run.nudged.clear()
-                await self._read_signals(run)
-                if (heard := hear(run)) is not None:
+                if (heard := await self._heard(run)) is not None:
                     return heard
             elif run.deadline_s < self.clock.monotonic_s() and cancellable(run.saga.shape, run.state):
                 return Happened(Cancelled("its deadline has passed"))
@@ -215,7 +222,7 @@ class SagaEngine:
         now_s = self.clock.now().timestamp()
         if step.kind is Kind.SIGNAL:
             for signal in run.signals:
-                if signal.name == step.signal:
+                if signal.name == step.signal and step.accepts(signal.payload):
                     return Happened(Done(step.name), signal.payload.encode(), signal.id)
         if step.name not in run.state.waits:
             return Happened(Waiting(step.name, None if step.wait_s is None else now_s + step.wait_s))
@@ -278,11 +285,22 @@ class SagaEngine:
         run.signals += [signal for signal in sent[run.signalled :] if signal.id not in run.consumed]
         run.signalled = len(sent)
 
+    async def _heard(self, run: SagaRun) -> Happened | None:
+        try:
+            await self._read_signals(run)
+        except (Unavailable, *UNKNOWN) as failure:
+            logger.warning("what saga %s was sent is not read yet: %r", run.gid, failure)
+            return None
+        run.told = False
+        return hear(run)
+
     def nudge(self, gid: str) -> None:
         """A signal was sent to a saga that is perhaps driven here."""
         run = self.running.get(gid)
-        if run is not None and run.nudged is not None:
-            run.nudged.set()
+        if run is not None:
+            run.told = True
+            if run.nudged is not None:
+                run.nudged.set()
 
     async def look(self) -> None:
         """Go on with sagas whose time has come, and with those of owners that this process has taken over."""
@@ -350,15 +368,27 @@ class SagaEngine:
                 logger.warning("%d sagas wait for their owner's lease to expire: %r", len(left), failure)
 
 
-def _input(saga: Saga, value: Any) -> bytes:
+def _check_key(key: str | None) -> None:
+    """What the log could not store would cost those that share its write theirs."""
+    try:
+        storable = key is None or b"\0" not in key.encode()
+    except UnicodeEncodeError:
+        storable = False
+    if not storable:
+        raise InvalidDefinition(f"a key is text without NUL and lone surrogates: {key!r}")
+
+
+def _input(saga: Saga, value: Any) -> tuple[bytes, Any]:
+    """The input as JSON, and as steps take it."""
     if saga.input is None:
         if value is not None:
             raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
-        return b"null"
+        return b"null", None
     try:
-        text = saga.input.dump_json(saga.input.validate_python(value))
+        checked = saga.input.validate_python(value)
+        text = saga.input.dump_json(checked)
     except ValueError as wrong:
         raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong
     if len(text) > limits.SAGA_INPUT_BYTES_MAX:
         raise Refused(f"an input of {len(text)} bytes is above the limit of {limits.SAGA_INPUT_BYTES_MAX}")
-    return text
+    return text, checked

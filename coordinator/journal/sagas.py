@@ -4,7 +4,7 @@ A saga costs one row when it begins and one for each step; nothing of it is upda
 `sagas.sql`.
 """
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,11 @@ class PostgresSagas:
         row: Any = await self._forced.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *columns))
         if not row["held"]:
             raise Replaced("this process has lost its term: its sagas are another one's")
-        if row["appended"] < len(appended):
-            await self._refuse_others(appended)
+        refused = await self._refused(appended) if row["appended"] < len(appended) else {}
         numbers = dict(zip(row["gids"] or (), row["numbers"] or (), strict=True))
         return [
-            await self._stands(item, numbers.get(item.gid)) if isinstance(item, NewSaga) else None for item in batch
+            await self._stands(item, numbers.get(item.gid)) if isinstance(item, NewSaga) else refused.get(item)
+            for item in batch
         ]
 
     async def _stands(self, saga: NewSaga, number: int | None) -> Standing | BaseException:
@@ -149,14 +149,19 @@ class PostgresSagas:
             number=row["number"], gid=row["gid"], fingerprint=row["fingerprint"], ours=row["gid"] == saga.gid
         )
 
-    async def _refuse_others(self, appended: Sequence[_Append]) -> None:
-        """A write that is repeated finds itself; anything else at its place is another process' doing."""
+    async def _refused(self, appended: Sequence[_Append]) -> Mapping[_Append, Replaced]:
+        """A write that is repeated finds itself; anything else at its place is another process' doing.
+
+        Those that share the flush with such a one are none the worse for it.
+        """
         places = ([item[0] for item in appended], [item[1] for item in appended])
         rows = await self._forced.run(lambda c: c.fetch(SQL["written"], *places))
         found = {(row["number"], row["position"]): row["event"] for row in rows}
-        for number, position, event, _ in appended:
-            if found.get((number, position)) != event:
-                raise Replaced(f"saga {number} is driven by another process: its event {position} is not ours")
+        return {
+            item: Replaced(f"saga {item[0]} is driven by another process: its event {item[1]} is not ours")
+            for item in appended
+            if found.get(item[:2]) != item[2]
+        }
 
     def _owner(self) -> tuple[str, int]:
         lease = self._journal.lease

@@ -36,7 +36,8 @@ JOIN unnest($1::bigint[], $2::int[]) AS w (number, position) USING (number, posi
 UPDATE unanimity.sagas SET
     owner = '',
     wake_at = CASE WHEN signalled > $4 THEN now() ELSE now() + make_interval(secs => $5) END
-WHERE number = $1 AND owner = $2 AND term = $3;
+WHERE number = $1 AND owner = $2 AND term = $3
+  AND EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = $2 AND o.term = $3);
 
 -- awake --
 -- Sagas whose time has come become ours.
@@ -80,7 +81,8 @@ ORDER BY s.number LIMIT $6;
 
 -- release --
 -- Others may have them at once.
-UPDATE unanimity.sagas SET owner = '', wake_at = now() WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3;
+UPDATE unanimity.sagas SET owner = '', wake_at = now() WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3
+  AND EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = $2 AND o.term = $3);
 
 -- load --
 -- Sagas with all that happened to them, in order.

@@ -45,9 +45,12 @@ class SagaHandle:
         return await self._sagas.outcome(self.gid, self.saga)
 
     async def signal(self, name: str, payload: Any = None) -> None:
-        """Send it a signal. Raises `Refused` where it has ended."""
+        """Send it a signal. Raises `Refused` where it has ended, or where what it waits for is of another type."""
         if name.startswith(CONTROL):
             raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}")
+        for each in self.saga.steps.values():
+            if each.signal == name and not each.accepts(to_json(payload)):
+                raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r}")
         await self._sagas.send(self.gid, name, payload)
 
     async def cancel(self, reason: str) -> None:

@@ -118,6 +118,15 @@ class StepDefinition:
     ask: Call | None = None
     output: TypeAdapter[Any] | None = None
 
+    def accepts(self, text: str | bytes) -> bool:
+        """Whether *text* (JSON) is of the type of its output, so that it can be read again."""
+        assert self.output is not None, "an action and a signal have a type"
+        try:
+            self.output.validate_json(text)
+        except ValueError:
+            return False
+        return True
+
 
 def step(
     action: StepFunction,

@@ -1,10 +1,8 @@
 """Sagas as users write them, on the log in memory and on the one in PostgreSQL: every ending, waiting, and takeover."""
 
 import asyncio
-from datetime import UTC, datetime
 
 import pytest
-from pydantic import BaseModel, ConfigDict
 
 from coordinator import Compensated, Coordinator, InvalidDefinition, KeyReused, Parked, Refused, Settings, Unavailable
 from coordinator.protocol.saga import Phase
@@ -206,9 +204,23 @@ async def test_it_sleeps_and_waits_for_a_signal_without_a_task(coordinator, worl
         await handle.signal("paid", 1)
 
 
+async def test_it_is_called_off_between_two_steps(coordinator, world):
+    world.holds["charge"] = asyncio.Event()
+    handle = await coordinator.start(world.saga(), 1)
+    await until(lambda: world.did == ["reserve"])
+    await handle.cancel("changed my mind")
+    world.holds["charge"].set()
+    with pytest.raises(Compensated, match="changed my mind"):
+        await handle.result()
+    assert world.did == ["reserve", "charge", "refund", "release"]
+
+
 async def test_a_signal_that_came_early_is_not_lost(coordinator, world):
     saga = Saga("early", sleep("nap", 0.3), await_signal("paid", of=int))
     handle = await coordinator.start(saga)
+    with pytest.raises(InvalidDefinition, match="another type as 'paid'"):
+        await handle.signal("paid", "a lot")
+    assert await coordinator.sagas.engine.log.send(handle.gid, "paid", '"sent by something else"')
     await handle.signal("paid", 7)
     assert (await handle.result()).outputs["paid"] == 7
 
@@ -313,70 +325,3 @@ async def test_a_changed_definition_needs_another_version(coordinator, world):
     await coordinator.run(one)
     with pytest.raises(InvalidDefinition, match="give the changed one another version"):
         await coordinator.run(Saga("v", sleep("nap", 0), sleep("again", 0), version="1"))
-
-
-async def test_what_one_attempt_may_have_done_no_later_one_takes_back_by_doing_nothing(coordinator, world):
-    async def pay() -> None:
-        raise ConnectionResetError if not world.did else Unavailable("down")
-
-    async def failing() -> None:
-        try:
-            await pay()
-        finally:
-            world.did.append("pay")
-
-    async def refund() -> None:
-        await world.act("refund")
-
-    saga = Saga("doubt", step(failing, compensate=refund, on_unknown="retry", retry=QUICK))
-    with pytest.raises(Compensated):
-        await coordinator.run(saga)
-    assert world.did == ["pay", "pay", "pay", "refund"]
-
-
-async def test_what_comes_after_a_skipped_step_is_given_nothing_and_goes_on(coordinator, world):
-    """And a compensation whose own step's output nobody knows is given None for it."""
-
-    async def decide() -> None:
-        await world.act("decide")
-
-    async def tell(decide: None) -> int:
-        raise Refused("no such address")
-
-    async def note(tell: int | None) -> str:
-        return f"told {tell}"
-
-    saga = Saga("skips", step(decide, pivot=True, on_unknown="retry"), step(tell, retry=QUICK), step(note))
-    handle = await coordinator.start(saga)
-    await phase(handle, Phase.PARKED)
-    await handle.skip("tell", "told on the phone")
-    await phase(handle, Phase.COMPLETED)
-    assert (await handle.outcome()).outputs["note"] == "told None"
-    world.raises["reserve"] = [ConnectionResetError()]
-    with pytest.raises(Compensated):
-        await coordinator.run(world.saga(), 1)
-    assert world.did == ["decide", "release"]
-
-
-class Strict(BaseModel):
-    """Takes no text for a time, but out of JSON."""
-
-    model_config = ConfigDict(strict=True)
-    at: datetime
-
-
-async def test_an_output_is_read_again_as_it_was_written_and_what_nobody_could_read_is_not_written(coordinator, world):
-    async def stamp() -> Strict:
-        return Strict(at=datetime(2026, 1, 2, tzinfo=UTC))
-
-    async def year(stamp: Strict) -> int:
-        return stamp.at.year
-
-    outcome = await coordinator.run(Saga("strict", step(stamp), sleep("nap", 0.05), step(year)))
-    assert outcome.outputs["year"] == 2026
-
-    async def lies() -> int:
-        return "many"  # type: ignore[return-value]  # What this is about.
-
-    with pytest.raises(Compensated, match="lies"):
-        await coordinator.run(Saga("lying", step(lies, retry=QUICK)))

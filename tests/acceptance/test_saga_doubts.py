@@ -1,0 +1,87 @@
+"""What is not as it should be, and must not be made worse: doubt, steps that were skipped, values of another type."""
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from coordinator import InvalidDefinition, Refused, Unavailable
+from coordinator.errors import Compensated
+from coordinator.protocol.saga import Phase
+from coordinator.sagas.definition import Saga, sleep, step
+from tests.acceptance.test_sagas import QUICK, coordinator, journal, phase, world
+
+__all__ = ["coordinator", "journal", "world"]
+
+
+async def test_a_key_that_cannot_be_stored_is_refused(coordinator, world):
+    for key in ("a\0b", "\ud800"):
+        with pytest.raises(InvalidDefinition, match="a key is text"):
+            await coordinator.start(world.saga(), 1, key=key)
+
+
+async def test_what_one_attempt_may_have_done_no_later_one_takes_back_by_doing_nothing(coordinator, world):
+    async def pay() -> None:
+        raise ConnectionResetError if not world.did else Unavailable("down")
+
+    async def failing() -> None:
+        try:
+            await pay()
+        finally:
+            world.did.append("pay")
+
+    async def refund() -> None:
+        await world.act("refund")
+
+    saga = Saga("doubt", step(failing, compensate=refund, on_unknown="retry", retry=QUICK))
+    with pytest.raises(Compensated):
+        await coordinator.run(saga)
+    assert world.did == ["pay", "pay", "pay", "refund"]
+
+
+async def test_what_comes_after_a_skipped_step_is_given_nothing_and_goes_on(coordinator, world):
+    """And a compensation whose own step's output nobody knows is given None for it."""
+
+    async def decide() -> None:
+        await world.act("decide")
+
+    async def tell(decide: None) -> int:
+        raise Refused("no such address")
+
+    async def note(tell: int | None) -> str:
+        return f"told {tell}"
+
+    saga = Saga("skips", step(decide, pivot=True, on_unknown="retry"), step(tell, retry=QUICK), step(note))
+    handle = await coordinator.start(saga)
+    await phase(handle, Phase.PARKED)
+    await handle.skip("tell", "told on the phone")
+    await phase(handle, Phase.COMPLETED)
+    assert (await handle.outcome()).outputs["note"] == "told None"
+    world.raises["reserve"] = [ConnectionResetError()]
+    with pytest.raises(Compensated):
+        await coordinator.run(world.saga(), 1)
+    assert world.did == ["decide", "release"]
+
+
+class Strict(BaseModel):
+    """Takes no text for a time, but out of JSON."""
+
+    model_config = ConfigDict(strict=True)
+    at: datetime
+
+
+async def test_an_output_is_read_again_as_it_was_written_and_what_nobody_could_read_is_not_written(coordinator, world):
+    async def stamp() -> Strict:
+        return Strict(at=datetime(2026, 1, 2, tzinfo=UTC))
+
+    async def year(stamp: Strict) -> int:
+        return stamp.at.year
+
+    outcome = await coordinator.run(Saga("strict", step(stamp), sleep("nap", 0.05), step(year)))
+    assert outcome.outputs["year"] == 2026
+
+    async def lies() -> int:
+        return "many"  # type: ignore[return-value]  # What this is about.
+
+    with pytest.raises(Compensated, match="lies"):
+        await coordinator.run(Saga("lying", step(lies, retry=QUICK)))
