@@ -1,0 +1,331 @@
+"""One suite for every log of sagas: the one in memory and the one in PostgreSQL. Expectations are written by hand."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from coordinator import limits
+from coordinator.errors import Replaced
+from coordinator.journal.memory_sagas import MemorySagas
+from coordinator.journal.sagas import PostgresSagas
+from coordinator.sagas.log import NewSaga
+from tests.conformance.test_journals import MemoryPlace, PostgresPlace
+
+KNOWN = ("checkout@1",)
+DONE, UNDONE = '{"t":"done","s":"a","o":1}', '{"t":"undone","s":"a"}'
+_made = iter(range(1, 100_000))
+
+
+class MemorySagaPlace(MemoryPlace):
+    """Processes that share one memory."""
+
+    async def log_of(self, process):
+        return MemorySagas(process.journal)
+
+    async def passes(self, seconds):
+        self.now_s += seconds
+
+    async def close(self):
+        pass
+
+
+class PostgresSagaPlace(PostgresPlace):
+    """Processes that share one database."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.logs = []
+
+    async def log_of(self, process):
+        self.logs.append(PostgresSagas(process.journal, self.url))
+        return self.logs[-1]
+
+    async def passes(self, seconds):
+        await self._execute(
+            "UPDATE unanimity.sagas SET created_at = created_at - make_interval(secs => $1),"
+            " wake_at = wake_at - make_interval(secs => $1), deadline_at = deadline_at - make_interval(secs => $1)",
+            seconds,
+        )
+
+    async def close(self):
+        for log in self.logs:
+            await log.close()
+        await super().close()
+
+
+class Process:
+    """One process' owner and log."""
+
+    def __init__(self, place, process, log):
+        self.place, self.process, self.log = place, process, log
+
+    async def begun(self, *, key=None, definition="checkout@1", deadline_s=None):
+        """A new saga: what stands, and what was asked for."""
+        new = new_saga(key=key, definition=definition, deadline_s=deadline_s)
+        return await self.log.start(new), new
+
+    async def takes_over(self, other):
+        await self.place.expire(other.process)
+        await self.process.owners.take_over(self.process.lease)
+
+    async def awake(self, definitions=KNOWN, at_most=100):
+        return [loaded.number for loaded in await self.log.awake(definitions, at_most)]
+
+    async def adopt(self, definitions=KNOWN, at_most=100):
+        return [loaded.number for loaded in await self.log.adopt(definitions, at_most)]
+
+    async def end(self, number):
+        await self.log.append(number, 0, DONE, final=True)
+
+
+def new_saga(*, key=None, definition="checkout@1", fingerprint="f1", deadline_s=None):
+    return NewSaga(
+        gid=f"test:{next(_made):06}", name="checkout", definition=definition, key=key, fingerprint=fingerprint,
+        input='{"n": 1}', deadline_s=deadline_s,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def place(request, create_database):
+    """A place where logs live."""
+    built = MemorySagaPlace() if request.param == "memory" else PostgresSagaPlace(await create_database())
+    yield built
+    await built.close()
+
+
+@pytest.fixture
+def process(place):
+    """A factory of processes."""
+
+    async def made(name):
+        registered = await place.process(name)
+        return Process(place, registered, await place.log_of(registered))
+
+    return made
+
+
+@pytest.fixture
+async def a(process):
+    """The process that most tests begin with."""
+    return await process("a")
+
+
+@pytest.fixture
+async def b(process):
+    """Another one."""
+    return await process("b")
+
+
+async def test_a_key_begins_one_saga_whoever_asks_and_how_often(a, b):
+    first, second = new_saga(key="order-1"), new_saga(key="order-1", fingerprint="f2")
+    stood = await asyncio.gather(a.log.start(first), b.log.start(second))
+    assert {standing.gid for standing in stood} in ({first.gid}, {second.gid})
+    assert sorted(standing.ours for standing in stood) == [False, True]
+    assert len({(standing.number, standing.fingerprint) for standing in stood}) == 1
+    again = await a.log.start(new_saga(key="order-1", fingerprint="f3"))
+    assert (again, again.ours) == (stood[0 if not stood[0].ours else 1], False)
+
+
+async def test_without_a_key_each_begins_and_a_repeated_question_finds_its_own(a):
+    new = new_saga()
+    first, other = await asyncio.gather(a.log.start(new), a.log.start(new_saga()))
+    assert (first.ours, other.ours) == (True, True)
+    assert first.number != other.number
+    assert await a.log.start(new) == first
+
+
+async def test_what_is_loaded_is_what_was_written_in_its_order(a, b):
+    standing, new = await a.begun(key="order-2", deadline_s=60.0)
+    for position, event in enumerate((DONE, UNDONE)):
+        await a.log.append(standing.number, position, event, final=position == 1)
+    loaded = await b.log.load(new.gid)
+    assert (loaded.number, loaded.gid, loaded.key, loaded.input) == (standing.number, new.gid, "order-2", '{"n": 1}')
+    assert (list(loaded.events), loaded.ended, loaded.signalled) == ([DONE, UNDONE], True, 0)
+    assert loaded.owner == a.process.lease.owner
+    assert 50.0 < loaded.left_s <= 60.0
+    assert (await b.log.find("checkout", "order-2")).gid == new.gid
+    assert await b.log.load("test:none") is None
+    assert await b.log.find("checkout", "none") is None
+
+
+async def test_a_repeated_append_finds_itself_and_another_one_at_its_place_is_refused(a):
+    standing, new = await a.begun()
+    await a.log.append(standing.number, 0, DONE)
+    await a.log.append(standing.number, 0, DONE)
+    with pytest.raises(Replaced):
+        await a.log.append(standing.number, 0, UNDONE)
+    assert list((await a.log.load(new.gid)).events) == [DONE]
+
+
+async def test_a_refused_append_costs_those_nothing_that_share_its_write(a):
+    (one, _), (other, new) = await a.begun(), await a.begun()
+    await a.log.append(one.number, 0, DONE)
+    fresh = new_saga()
+    told = await asyncio.gather(
+        a.log.append(one.number, 0, UNDONE), a.log.append(other.number, 0, DONE), a.log.start(fresh),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert isinstance(told[0], Replaced)
+    assert told[1] is None
+    assert told[2].gid == fresh.gid
+    assert list((await a.log.load(new.gid)).events) == [DONE]
+
+
+async def test_it_sleeps_until_its_time(a, b, place):
+    standing, _ = await a.begun()
+    await a.log.suspend(standing.number, wake_in_s=30.0, seen=0)
+    assert await b.awake() == []
+    await place.passes(31.0)
+    assert await b.awake() == [standing.number]
+    assert await a.awake() == []
+
+
+async def test_a_signal_wakes_it_whether_it_comes_before_or_after_it_sleeps(a, b):
+    (early, one), (late, two), (seen, three) = await a.begun(), await a.begun(), await a.begun()
+    assert await b.log.send(one.gid, "paid", "1")
+    assert await b.log.send(three.gid, "paid", "3")
+    for standing, read in ((early, 0), (late, 0), (seen, 1)):
+        await a.log.suspend(standing.number, wake_in_s=None, seen=read)
+    assert await a.awake() == [early.number]
+    assert await b.log.send(two.gid, "paid", "2")
+    assert await a.awake() == [late.number]
+    assert (await b.log.load(two.gid)).signalled == 1
+
+
+async def test_a_signal_and_going_to_sleep_at_once_lose_nothing(a, b):
+    begun = [await a.begun() for _ in range(20)]
+    await asyncio.gather(
+        *(a.log.suspend(standing.number, wake_in_s=None, seen=0) for standing, _ in begun),
+        *(b.log.send(new.gid, "paid", "1") for _, new in begun),
+    )
+    assert sorted(await b.awake()) == [standing.number for standing, _ in begun]
+
+
+async def test_signals_are_kept_in_order_and_nobody_hears_them_once_it_has_ended(a, b):
+    standing, new = await a.begun()
+    for name, payload in (("paid", "1"), ("shipped", '"by train"'), ("paid", "2")):
+        assert await b.log.send(new.gid, name, payload)
+    found = await a.log.signals(standing.number)
+    assert [(s.name, s.payload) for s in found] == [("paid", "1"), ("shipped", '"by train"'), ("paid", "2")]
+    assert len({s.id for s in found}) == 3
+    await a.end(standing.number)
+    assert not await b.log.send(new.gid, "paid", "3")
+    assert not await b.log.send("test:none", "paid", "3")
+
+
+async def test_each_is_woken_by_exactly_one_process(a, b, process):
+    begun = [(await a.begun())[0].number for _ in range(30)]
+    for number in begun:
+        await a.log.suspend(number, wake_in_s=0.0, seen=0)
+    c = await process("c")
+    taken = await asyncio.gather(*(p.awake(at_most=4) for p in (a, b, c) * 4))
+    assert sorted(number for some in taken for number in some) == begun
+
+
+async def test_only_those_are_taken_whose_definition_is_known(a, b):
+    (known, _), (other, _) = await a.begun(), await a.begun(definition="checkout@2")
+    for standing in (known, other):
+        await a.log.suspend(standing.number, wake_in_s=0.0, seen=0)
+    assert await b.awake() == [known.number]
+    assert await b.awake(["checkout@2"]) == [other.number]
+    await a.takes_over(b)
+    assert await a.adopt() == [known.number]
+    assert await a.adopt(["checkout@2"]) == [other.number]
+
+
+async def test_unfinished_ones_of_the_dead_are_adopted_once_by_anyone(a, b, process):
+    (left, _), (ended, _), (mine, _) = await a.begun(), await a.begun(), await b.begun()
+    await a.log.append(left.number, 0, DONE)
+    await a.end(ended.number)
+    c = await process("c")
+    assert await c.adopt() == []  # Its owner lives.
+    await b.takes_over(a)
+    taken = await asyncio.gather(c.adopt(), b.adopt())
+    assert sorted(number for some in taken for number in some) == [left.number]
+    assert mine.number not in taken[0]
+
+
+async def test_those_that_nobody_here_drives_are_found_after_a_while(a, b, place):
+    (busy, _), (lost, _), (ended, _), (other, _) = (
+        await a.begun(), await a.begun(), await a.begun(), await a.begun(definition="checkout@2")
+    )  # fmt: skip
+    await a.end(ended.number)
+    await b.begun()
+    assert await a.log.strays(KNOWN, [busy.number], 10) == []
+    await place.passes(limits.OWN_RECORD_IDLE_S + 1)
+    assert [loaded.number for loaded in await a.log.strays(KNOWN, [busy.number], 10)] == [lost.number]
+    assert other.number in [loaded.number for loaded in await a.log.strays(["checkout@2"], [], 10)]
+
+
+async def test_what_is_released_is_anyone_s_at_once_but_only_by_its_owner(a, b):
+    (ours, _), (theirs, _) = await a.begun(), await b.begun()
+    await a.log.release([ours.number, theirs.number])
+    assert await b.awake() == [ours.number]
+
+
+async def test_a_successor_misses_nothing_of_what_was_tidied(a, b, process):
+    """Also not what the dead one had adopted, or woken, whose numbers are below its own."""
+    asleep = (await a.begun())[0].number
+    left = (await a.begun())[0].number
+    await a.log.suspend(asleep, wake_in_s=0.0, seen=0)
+    own = [(await b.begun())[0].number for _ in range(4)]
+    for number in own[:2]:
+        await b.end(number)
+    await b.log.tidy()
+    await b.takes_over(a)
+    assert await b.adopt() == [left]
+    assert await b.awake() == [asleep]
+    c, d = await process("c"), await process("d")
+    await c.takes_over(b)
+    assert sorted(await c.adopt()) == [asleep, left, *own[2:]]
+    await c.log.tidy()
+    await c.end(left)
+    await c.log.tidy()
+    await d.takes_over(c)
+    assert sorted(await d.adopt()) == [asleep, *own[2:]]
+
+
+async def test_where_all_have_ended_what_is_begun_and_adopted_later_is_not_missed(a, b, process):
+    old = (await a.begun())[0].number
+    ended = (await b.begun())[0].number
+    await b.end(ended)
+    await b.log.tidy()
+    later = (await b.begun())[0].number
+    await b.log.tidy()
+    await b.takes_over(a)
+    assert await b.adopt() == [old]
+    await b.log.tidy()
+    c = await process("c")
+    await c.takes_over(b)
+    assert sorted(await c.adopt()) == [old, later]
+
+
+async def test_an_owner_with_unfinished_sagas_is_not_forgotten(a, b):
+    standing, _ = await a.begun(definition="checkout@2")
+    await b.takes_over(a)
+    assert await b.adopt() == []
+    await b.process.owners.buried(a.process.lease.owner)
+    assert await b.adopt(["checkout@2"]) == [standing.number]
+
+
+async def test_once_its_term_is_lost_a_process_writes_nothing(a, b):
+    standing, new = await a.begun()
+    free, _ = await b.begun()
+    await b.log.suspend(free.number, wake_in_s=0.0, seen=0)
+    await b.takes_over(a)
+    with pytest.raises(Replaced):
+        await a.log.append(standing.number, 0, DONE)
+    with pytest.raises(Replaced):
+        await a.log.start(new_saga())
+    for attempt in (
+        lambda: a.log.suspend(standing.number, wake_in_s=0.0, seen=0),
+        lambda: a.log.release([standing.number]),
+        lambda: a.log.awake(KNOWN, 10),
+        lambda: a.log.adopt(KNOWN, 10),
+    ):
+        with contextlib.suppress(Replaced):
+            assert not await attempt()
+    assert await b.adopt() == [standing.number]
+    assert list((await b.log.load(new.gid)).events) == []
+    assert await b.awake() == [free.number]
