@@ -1,0 +1,107 @@
+"""A thousand sagas on three processes, one of which is killed again and again: each ends right, each effect is once."""
+
+import asyncio
+import os
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+
+import asyncpg
+
+from tests.acceptance.saga_child import TABLES, kind_of
+
+TOTAL, PROCESSES = 1_000, 3
+WITHIN_S = 90.0
+
+A, C = "action", "compensation"
+UNDONE = {("book", A), ("book", C), ("pay", A), ("pay", C)}
+THREE = {("book", A), ("pay", A), ("ship", A)}
+ALLOWED = {
+    "straight": [THREE],
+    "patient": [THREE],
+    "five": [{("book", A), ("left", A), ("right", A), ("ship", A), ("thank", A)}],
+    "refused": [UNDONE],
+    "forked": [{("book", A), ("book", C), ("right", A), ("right", C)}, {("book", A), ("book", C)}],
+}
+ENDED = "SELECT count(*) FROM unanimity.saga_events WHERE final"
+LEFT = """
+SELECT s.number FROM unanimity.sagas AS s WHERE s.owner = $1
+AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+"""
+PROGRESS = "SELECT min(at) - $2 FROM unanimity.saga_events WHERE number = ANY($1::bigint[]) AND at > $2"
+
+
+class Child:
+    """One process, and the owner that it is."""
+
+    def __init__(self, share, process, owner):
+        self.share, self.process, self.owner = share, process, owner
+
+    @classmethod
+    async def begun(cls, url, share):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.acceptance.saga_child", str(share), str(PROCESSES), str(TOTAL),
+            env={**os.environ, "COORDINATOR_POSTGRES_URL": url}, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        return cls(share, process, (await process.stdout.readline()).decode().strip())
+
+    async def kill(self):
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+
+async def killed_again_and_again(url, pool, children, chance):
+    """Until all have ended: when each was killed, and what it left."""
+    kills = []
+    async with asyncio.timeout(WITHIN_S):
+        while await pool.fetchval(ENDED) < TOTAL:
+            await asyncio.sleep(chance.uniform(0.3, 1.2))
+            victim = chance.choice(children)
+            assert victim.process.returncode is None, "nobody dies but by our hand"
+            await victim.kill()
+            left = [row["number"] for row in await pool.fetch(LEFT, victim.owner)]
+            kills.append((await pool.fetchval("SELECT clock_timestamp()"), left))
+            children[children.index(victim)] = await Child.begun(url, victim.share)
+    return kills
+
+
+async def wrong(pool):
+    """Sagas whose effects are not those of their ending."""
+    effects = {}
+    for row in await pool.fetch("SELECT gid, step, direction, count(*) AS n FROM effects GROUP BY 1, 2, 3"):
+        effects.setdefault(row["gid"], Counter())[row["step"], row["direction"]] = row["n"]
+    found = []
+    for row in await pool.fetch("SELECT gid, key, name FROM unanimity.sagas"):
+        counted = effects.pop(row["gid"], Counter())
+        if set(counted) not in ALLOWED[kind_of(int(row["key"]))] or set(counted.values()) != {1}:
+            found.append((row["name"], row["key"], dict(counted)))
+    return [*found, *effects.items()]
+
+
+async def test_a_thousand_sagas_end_as_they_must_while_processes_are_killed(database):
+    """And what a dead process left goes on soon."""
+    began_s, chance = time.monotonic(), random.Random()
+    async with asyncpg.create_pool(database, min_size=1, max_size=2) as pool:
+        await pool.execute(TABLES)
+        children = list(await asyncio.gather(*(Child.begun(database, share) for share in range(PROCESSES))))
+        try:
+            kills = await killed_again_and_again(database, pool, children, chance)
+        finally:
+            for child in children:
+                await child.kill()
+        took_s = time.monotonic() - began_s
+        assert await pool.fetchval("SELECT count(DISTINCT key) FROM unanimity.sagas") == TOTAL
+        assert await wrong(pool) == []
+        waits = [await pool.fetchval(PROGRESS, left, at) for at, left in kills if left]
+    seconds = sorted(wait.total_seconds() for wait in waits if wait is not None)
+    assert len(kills) >= 5, "processes that are not killed prove nothing"
+    assert len(seconds) >= 3, "kills that leave nothing behind prove nothing"
+    lost = sum(len(left) for _, left in kills)
+    print(
+        f"\n{TOTAL} sagas, {len(kills)} kills, {lost} sagas left by them, {took_s:.0f} s;"
+        f" from a kill to the first progress of what it left: median {statistics.median(seconds):.2f} s,"
+        f" longest {seconds[-1]:.2f} s"
+    )
