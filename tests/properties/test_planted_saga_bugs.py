@@ -7,7 +7,9 @@ import pytest
 
 from coordinator.engine import saga_calls
 from coordinator.engine.saga_calls import Calls
+from coordinator.engine.sagas import SagaEngine
 from coordinator.errors import CoordinatorError, Refused, Unavailable
+from coordinator.faults.points import boundary
 from coordinator.journal.memory_sagas import MemorySagas
 from coordinator.protocol import saga
 from coordinator.protocol.saga import Done, Phase, Stuck, Undone
@@ -186,11 +188,14 @@ def place_in_the_log_overwritten(patch: pytest.MonkeyPatch) -> None:
             stored.events[position:] = [event]
             stored.ended = stored.ended or final
 
-        return saga_boundary("saga.append", write)
-
-    from coordinator.faults.points import boundary as saga_boundary
+        return boundary("saga.append", write)
 
     patch.setattr(MemorySagas, "append", blind)
+
+
+def driven_on_under_another_lease(patch: pytest.MonkeyPatch) -> None:
+    """A process that was replaced, and became an owner anew, goes on with what others have adopted."""
+    patch.setattr(SagaEngine, "let_go", lambda self: asyncio.sleep(0))
 
 
 def parked_in_silence(patch: pytest.MonkeyPatch) -> None:
@@ -215,6 +220,7 @@ BUGS: dict[str, Patch] = {
     "doubt forgotten": doubt_forgotten,
     "takeover forgotten": takeover_forgotten,
     "place in the log overwritten": place_in_the_log_overwritten,
+    "driven on under another lease": driven_on_under_another_lease,
     "parked in silence": parked_in_silence,
 }
 
