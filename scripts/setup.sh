@@ -16,5 +16,6 @@ if [ -z "$python" ]; then
 fi
 echo "   $("$python" --version), $(grep -c '==' requirements.lock) pinned packages"
 "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+# The lock names everything there is to install, so nothing is to be resolved (and no extra of another to be pinned).
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
