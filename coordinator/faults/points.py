@@ -69,6 +69,9 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "saga.run": "call the action of a step",
         "saga.undo": "call the compensation of a step",
         "saga.ask": "ask what became of a step",
+        "tcc.try": "have a service reserve, which is its vote",
+        "tcc.confirm": "have a service make a reservation final",
+        "tcc.cancel": "have a service take a reservation back, or keep a late one out",
     }
 )
 

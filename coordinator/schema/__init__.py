@@ -13,7 +13,7 @@ import asyncpg
 
 from coordinator.errors import Misconfigured
 
-COMPONENTS = ("journal", "outbox", "branches", "inbox", "relay", "sagas", "barrier")
+COMPONENTS = ("journal", "outbox", "branches", "inbox", "relay", "sagas", "barrier", "locks")
 DIRECTORY = Path(__file__).parent
 
 _LOCK = 0x756E616E  # "unan", one lock for all components: migrations are rare and short.

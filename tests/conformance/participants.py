@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from coordinator.errors import Refused
 from coordinator.gids import new_gid
 from coordinator.ports import Message, Participant, Session
-from coordinator.protocol.model import BranchName, Gid, Recipe
+from coordinator.protocol.model import BranchName, Ending, Gid, Recipe
 from participants import Kafka, MemoryBroker, MemoryDatabase, Postgres
+from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.memory.broker import MemoryTopics
 from participants.memory.database import MemoryStore
+from participants.tcc import Tcc
 
 _numbers = itertools.count()
 
@@ -132,6 +136,138 @@ def postgres(url: str) -> Bench:
         commit_point="pg.commit_prepared",
         lists_in_doubt=True,
         prepare_store=create,
+    )
+
+
+class _Reservations:
+    """A service in memory that can reserve, with the three functions as their contract asks for them."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    async def attempt(self, gid: str, what: Any) -> None:
+        """Reserve, unless it was cancelled before."""
+        if self.states.setdefault(gid, "reserved") == "cancelled":
+            raise Refused("it was cancelled before it came")
+
+    async def confirm(self, gid: str) -> Ending | None:
+        """Make it final."""
+        return self._end(gid, "confirmed", Ending.ABORTED)
+
+    async def cancel(self, gid: str) -> Ending | None:
+        """Take it back, or keep it out."""
+        self.states.setdefault(gid, "reserved")
+        return self._end(gid, "cancelled", Ending.COMMITTED)
+
+    async def pending(self) -> list[tuple[str, float]]:
+        """What is reserved now."""
+        return [(gid, 0.0) for gid, state in self.states.items() if state == "reserved"]
+
+    def _end(self, gid: str, wanted: str, otherwise: Ending) -> Ending | None:
+        if self.states[gid] == "reserved":
+            self.states[gid] = wanted
+        return None if self.states[gid] == wanted else otherwise
+
+
+def tcc_in_memory() -> Bench:
+    """Reservations in memory."""
+    service = _Reservations()
+
+    async def visible(settled: bool) -> int:
+        return list(service.states.values()).count("confirmed")
+
+    return _tcc(service, visible)
+
+
+class BarredReservations:
+    """A service whose reservations are rows in PostgreSQL, with the barrier in front of them."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._barrier = url, Barrier("stock")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """One transaction on a connection of its own."""
+        connection = await asyncpg.connect(self._url)
+        try:
+            async with connection.transaction():
+                yield connection
+        finally:
+            await connection.close()
+
+    async def create(self) -> None:
+        """Create its tables."""
+        connection = await asyncpg.connect(self._url)
+        await self._barrier.create(connection)
+        await connection.execute(
+            "CREATE TABLE reservations (gid text PRIMARY KEY, final bool NOT NULL DEFAULT false, "
+            "at timestamptz NOT NULL DEFAULT now())"
+        )
+        await connection.close()
+
+    async def attempt(self, gid: str, what: Any) -> None:
+        """Reserve once, and never after a cancellation."""
+        async with self.transaction() as connection:
+            passage = await self._barrier.enter(connection, Call(gid, "stock", Direction.TRY))
+            if passage.verdict is Verdict.PROCEED:
+                await connection.execute("INSERT INTO reservations (gid) VALUES ($1)", gid)
+        if passage.verdict is Verdict.TOO_LATE:
+            raise Refused("it was cancelled before it came")
+
+    async def confirm(self, gid: str) -> Ending | None:
+        """Make it final."""
+        async with self.transaction() as connection:
+            passage = await self._barrier.enter(connection, Call(gid, "stock", Direction.CONFIRM))
+            if passage.verdict is Verdict.PROCEED:
+                await connection.execute("UPDATE reservations SET final = true WHERE gid = $1", gid)
+        return Ending.ABORTED if passage.verdict is Verdict.TOO_LATE else None
+
+    async def cancel(self, gid: str) -> Ending | None:
+        """Take it back, or keep it out."""
+        async with self.transaction() as connection:
+            passage = await self._barrier.enter(connection, Call(gid, "stock", Direction.CANCEL))
+            if passage.verdict is Verdict.PROCEED:
+                await connection.execute("DELETE FROM reservations WHERE gid = $1", gid)
+        return Ending.COMMITTED if passage.verdict is Verdict.TOO_LATE else None
+
+    async def pending(self) -> list[tuple[str, float]]:
+        """What is reserved now."""
+        async with self.transaction() as connection:
+            rows = await connection.fetch(
+                "SELECT gid, extract(epoch FROM now() - at)::float8 AS age_s FROM reservations WHERE NOT final"
+            )
+        return [(row["gid"], row["age_s"]) for row in rows]
+
+    async def final(self) -> int:
+        """How many are final."""
+        async with self.transaction() as connection:
+            return int(await connection.fetchval("SELECT count(*) FROM reservations WHERE final"))
+
+
+def tcc_in_postgres(url: str) -> Bench:
+    """Reservations in a real PostgreSQL, behind the barrier."""
+    service = BarredReservations(url)
+
+    async def visible(settled: bool) -> int:
+        return await service.final()
+
+    bench = _tcc(service, visible)
+    bench.prepare_store = service.create
+    return bench
+
+
+def _tcc(service: Any, visible: Callable[[bool], Awaitable[int]]) -> Bench:
+    async def write(session: Any) -> None:
+        session.connection.reserve("one")
+
+    return Bench(
+        make=lambda: Tcc(service.attempt, confirm=service.confirm, cancel=service.cancel, pending=service.pending),
+        write=write,
+        visible=visible,
+        recipe=Recipe.TWO_PHASE,
+        vote_point="tcc.try",
+        commit_point="tcc.confirm",
+        lists_in_doubt=True,
     )
 
 

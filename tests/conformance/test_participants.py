@@ -10,7 +10,15 @@ from tests.conformance import participants
 from tests.conformance.participants import fresh_gid
 
 BRANCH = BranchName("branch")
-KINDS = ("memory-database", "memory-broker", "postgres", "kafka-two-phase", "kafka-last-resource")
+KINDS = (
+    "memory-database",
+    "memory-broker",
+    "postgres",
+    "kafka-two-phase",
+    "kafka-last-resource",
+    "tcc-memory",
+    "tcc-postgres",
+)
 
 
 @pytest.fixture(params=KINDS)
@@ -21,6 +29,10 @@ def kind(request):
             return participants.memory_database()
         case "memory-broker":
             return participants.memory_broker()
+        case "tcc-memory":
+            return participants.tcc_in_memory()
+        case "tcc-postgres":
+            return participants.tcc_in_postgres(request.getfixturevalue("database"))
         case "postgres":
             return participants.postgres(request.getfixturevalue("database"))
         case _:

@@ -89,7 +89,7 @@ def test_every_declared_fault_point_is_used_and_every_used_one_declared():
     for path in SOURCES:
         if path.name != "points.py":
             used |= set(
-                re.findall(r'"((?:pg|kafka|journal|owner|outbox|inbox|barrier|saga)\.[a-z_.]+)"', path.read_text())
+                re.findall(r'"((?:pg|kafka|journal|owner|outbox|inbox|barrier|saga|tcc)\.[a-z_.]+)"', path.read_text())
             )
     assert used == set(POINTS)
     page = (DOCS / "architecture.md").read_text()

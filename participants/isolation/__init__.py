@@ -1,0 +1,6 @@
+"""Countermeasures for the isolation that sagas lack: semantic locks, and reading again before writing."""
+
+from participants.isolation.reread import reread
+from participants.isolation.semantic_lock import SemanticLocks
+
+__all__ = ["SemanticLocks", "reread"]

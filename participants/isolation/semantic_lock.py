@@ -1,0 +1,105 @@
+"""Semantic locks: a saga reserves something for itself from one of its steps to a later one.
+
+A lock is a row, written in the transaction of the step that takes it, and deleted in that of the step or compensation
+that lets go. It holds no database lock in between. It only keeps out those who take it as well.
+
+Where sagas wait for each other in a circle, the youngest gives way: its step is refused, so that it is undone, and its
+compensations let go. All others keep trying.
+"""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from coordinator.errors import Conflict, Refused
+from coordinator.schema import apply, queries
+from participants.barrier.drivers import Asyncpg, Driver
+
+SQL = queries(Path(__file__).with_name("queries.sql"))
+ASKS_AGAIN_WITHIN_S = 60.0
+"""A saga that has not asked for a lock again for so long waits for it no more."""
+
+
+class _Held(Exception):
+    """Others have some of them: rolls the transaction back."""
+
+    def __init__(self, holders: Mapping[str, str]) -> None:
+        super().__init__()
+        self.holders = holders
+
+
+class SemanticLocks:
+    """The semantic locks in one database. *driver* is that of the connections: see `Barrier`."""
+
+    def __init__(self, driver: Driver | None = None) -> None:
+        self._driver = driver or Asyncpg()
+
+    async def create(self, connection: Any) -> None:
+        """Create the tables where they are missing, on an asyncpg connection. Outside of a transaction.
+
+        With another driver: `coordinator schema apply locks`.
+        """
+        await apply(connection, "locks")
+
+    @asynccontextmanager
+    async def taken(self, connection: Any, *resources: str, gid: str) -> AsyncIterator[None]:
+        """A transaction in which saga *gid* has *resources*, and keeps them when it is committed.
+
+        Outside of a transaction, since who waits is to be seen by others although the waiter is rolled back. Raises
+        `Conflict` where another saga has one of them: nothing happened, and the step is tried again as its policy says.
+        Raises `Refused` where the sagas wait in a circle and this is the youngest of it. Taking a lock twice is legal.
+        """
+        if self._driver.is_open(connection):
+            raise Refused("a semantic lock opens the transaction of its step: take it outside of one")
+        try:
+            async with self._driver.transaction(connection):
+                await self._take(connection, resources, gid)
+                yield
+        except _Held as held:
+            await self._wait(connection, held.holders, gid)
+
+    async def release(self, connection: Any, *resources: str, gid: str) -> None:
+        """Let go of *resources* (without any: of all that the saga has), on the caller's open transaction.
+
+        Having none of them is no error: a compensation may come although its step never did.
+        """
+        if not await self._driver.in_transaction(connection):
+            raise Refused("a semantic lock is let go inside the transaction that makes it superfluous: open one first")
+        await self._driver.rows(connection, SQL["free"], gid, list(resources), not resources)
+        await self._driver.rows(connection, SQL["stop_waiting"], gid, list(resources), not resources)
+
+    async def _take(self, connection: Any, resources: Sequence[str], gid: str) -> None:
+        rows = await self._driver.rows(connection, SQL["take"], list(resources), gid)
+        holders = {row[0]: row[1] for row in rows if row[1] != gid}
+        if holders:
+            raise _Held(holders)
+        await self._driver.rows(connection, SQL["stop_waiting"], gid, list(resources), False)
+
+    async def _wait(self, connection: Any, holders: Mapping[str, str], gid: str) -> None:
+        async with self._driver.transaction(connection):
+            await self._driver.rows(connection, SQL["wait"], sorted(holders), gid)
+        async with self._driver.transaction(connection):  # Whoever commits last sees the others, so a circle is seen.
+            rows = await self._driver.rows(connection, SQL["edges"], ASKS_AGAIN_WITHIN_S)
+        told = ", ".join(f"{resource!r} is held by saga {holder}" for resource, holder in sorted(holders.items()))
+        if gives_way(gid, [(row[0], row[1]) for row in rows]):
+            raise Refused(f"{told}, which waits for {gid} in turn: the youngest gives way", gid=gid)
+        raise Conflict(told, gid=gid)
+
+
+def gives_way(gid: str, edges: Iterable[tuple[str, str]]) -> bool:
+    """Whether *gid* is the youngest of a circle in *edges* (who waits for whom). Each circle has one such.
+
+    Ids are in the order of their age, so it is enough to look for a way back that leads over older ones only.
+    """
+    waits: dict[str, set[str]] = {}
+    for waiter, holder in edges:
+        waits.setdefault(waiter, set()).add(holder)
+    seen: set[str] = set()
+    ahead: Collection[str] = waits.get(gid, set())
+    while ahead:
+        if gid in ahead:
+            return True
+        seen |= {other for other in ahead if other < gid}
+        ahead = {holder for other in ahead if other < gid for holder in waits.get(other, ())} - seen
+    return False

@@ -1,0 +1,144 @@
+"""Try, confirm, cancel as a participant of the two-phase machine, from three async functions.
+
+A try reserves, and is the vote. A confirmation makes the reservation final, and is the commit. A cancellation takes it
+back, and is the abort. The coordinator repeats both until they answer, so each must bear to come twice; a cancellation
+must also bear that there is nothing to take back, and keep a try out that comes after it. The barrier does all of that.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from coordinator import limits
+from coordinator.errors import InDoubt, InvalidDefinition, Refused, Unavailable
+from coordinator.faults.points import boundary
+from coordinator.ports import Ability, Doubtful
+from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
+
+Try = Callable[[str, Any], Awaitable[object]]
+End = Callable[[str], Awaitable[Ending | None]]
+Pending = Callable[[], Awaitable[Iterable[tuple[str, float]]]]
+
+
+class Tcc:
+    """`ports.Participant` for a service that can reserve.
+
+        stock = Tcc(reserve, confirm=sell, cancel=put_back, pending=reservations)
+
+        async with coordinator.transaction("order") as transaction:
+            (await transaction.enlist("stock")).reserve({"item": "apple", "count": 3})
+
+    *attempt* is called with the transaction's id and what was to be reserved. It raises `Refused` for a no (then
+    nothing is reserved), and `Unavailable` where nothing happened; anything else that it raises means that nobody
+    knows, and it is cancelled. *confirm* and *cancel* are called with the id alone, possibly in another process and a
+    long time later. They return None once it is so, or how it ended where that was otherwise before: `Ending.ABORTED`
+    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again.
+
+    *pending* returns (id, age in seconds) of what is reserved now. With it, what a process that died had tried is
+    cancelled; without it, such a reservation must expire by itself, later than any decision can come.
+    """
+
+    def __init__(
+        self,
+        attempt: Try,
+        *,
+        confirm: End,
+        cancel: End,
+        pending: Pending | None = None,
+        call_within_s: float = limits.PARTICIPANT_CALL_S,
+    ) -> None:
+        self.name = BranchName("tcc")
+        self.prefix = "unan"
+        self.attempt = attempt
+        self._confirm, self._cancel, self._pending = confirm, cancel, pending
+        self._call_within_s = call_within_s
+
+    async def open(self) -> frozenset[Ability]:
+        """Nothing to connect to: the functions have their own connections."""
+        return frozenset({Ability.PREPARE})
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def begin(self, gid: Gid, *, recipe: Recipe) -> "TccSession":
+        """A share that reserves nothing yet. Raises `InvalidDefinition` for a recipe without a second phase."""
+        if recipe not in (Recipe.TWO_PHASE, Recipe.LAST_RESOURCE):
+            raise InvalidDefinition(f"{self.name} is confirmed after the decision, so {recipe} cannot carry it")
+        return TccSession(self, gid)
+
+    async def commit(self, prepared: Prepared) -> Ending:
+        """Confirm; how it ended."""
+        ended = await self.ask("tcc.confirm", lambda: self._confirm(prepared.gid), prepared.gid, self._call_within_s)
+        return ended or Ending.COMMITTED
+
+    async def abort(self, prepared: Prepared) -> Ending:
+        """Cancel, whether or not anything was tried; how it ended."""
+        ended = await self.ask("tcc.cancel", lambda: self._cancel(prepared.gid), prepared.gid, self._call_within_s)
+        return ended or Ending.ABORTED
+
+    async def in_doubt(self) -> Sequence[Doubtful]:
+        """What is reserved now, for transactions of this coordinator."""
+        if self._pending is None:
+            return []
+        return [
+            Doubtful(prepared=Prepared(gid=Gid(gid), branch=self.name), age_s=age_s)
+            for gid, age_s in await self._pending()
+            if gid.startswith(f"{self.prefix}:")
+        ]
+
+    async def ask(self, point: str, call: Callable[[], Awaitable[Any]], gid: Gid, within_s: float) -> Any:
+        """Call the service. Raises `Unavailable` where nothing happened, and `InDoubt` where nobody knows."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await boundary(point, call, gid=gid)
+        except (Unavailable, InDoubt):
+            raise
+        except Refused as failure:
+            if point == "tcc.try":
+                raise
+            raise InDoubt(f"{self.name} may not refuse that: {failure}", participant=self.name, gid=gid) from failure
+        except Exception as failure:  # Whatever a service raises, the transaction has to know what it means.
+            said = str(failure) or type(failure).__name__
+            raise InDoubt(f"{self.name} did not answer: {said}", participant=self.name, gid=gid) from failure
+
+
+class TccSession:
+    """`ports.Session` of one transaction: what is to be reserved, tried when it votes."""
+
+    def __init__(self, participant: Tcc, gid: Gid) -> None:
+        self._participant, self._gid = participant, gid
+        self._asked: list[Any] = []
+        self._may_hold = self._voted = False
+
+    @property
+    def connection(self) -> "TccSession":
+        """What business code reserves through."""
+        return self
+
+    def reserve(self, what: Any) -> None:
+        """Have *what* reserved when the transaction commits. Once: it is all of this share."""
+        if self._asked:
+            raise Refused(f"{self._participant.name} is asked for one thing in a transaction: put it all into that")
+        self._asked.append(what)
+
+    async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:
+        """Try."""
+        if not self._asked:
+            return Vote.READ_ONLY, {}
+        self._may_hold = True
+        try:
+            await self._participant.ask("tcc.try", self._try, self._gid, timeout_s)
+        except (Refused, Unavailable):
+            self._may_hold = False
+            raise
+        self._voted = True
+        return Vote.YES, {}
+
+    async def discard(self) -> None:
+        """Cancel what may have been reserved. What has promised stays: by now it may have been decided to commit."""
+        if self._may_hold and not self._voted:
+            await self._participant.abort(Prepared(gid=self._gid, branch=self._participant.name))
+            self._may_hold = False
+
+    async def _try(self) -> None:
+        await self._participant.attempt(self._gid, self._asked[0])
