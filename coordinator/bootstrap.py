@@ -222,6 +222,7 @@ class Coordinator(SagaVerbs):
         )
         self._at_the_end("sagas", sagas.engine.stop, limits.ENGINE_LEAVES_S)
         self._at_the_end("the look after sagas", loop.stop, limits.ENGINE_LEAVES_S)
+        await sagas.engine.tell()
         await loop.start()
         self._sagas = sagas
 

@@ -9,6 +9,7 @@ from coordinator import (
     cli_in_doubt,
     cli_outbox,
     cli_pool,
+    cli_sagas,
     cli_schema,
     cli_transactions,
     cli_watch,
@@ -23,6 +24,7 @@ app.add_typer(cli_dev.app, name="dev")
 app.add_typer(cli_schema.app, name="schema")
 app.command(name="doctor")(cli_doctor.doctor)
 app.add_typer(cli_transactions.app, name="transactions")
+app.add_typer(cli_sagas.app, name="sagas")
 app.add_typer(cli_in_doubt.app, name="in-doubt")
 app.add_typer(cli_alerts.app, name="alerts")
 app.add_typer(cli_outbox.app, name="outbox")

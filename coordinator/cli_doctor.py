@@ -13,6 +13,8 @@ from rich.text import Text
 from coordinator import cli_output as out
 from coordinator import doctor as examination
 from coordinator.doctor_ours import examine_settings
+from coordinator.doctor_sagas import examine_sagas
+from coordinator.errors import Misconfigured, Unavailable
 from coordinator.operating.parties import bootstrap_of
 from coordinator.settings import ParticipantSettings
 
@@ -52,6 +54,13 @@ def doctor(
     raise typer.Exit(examination.worst(findings))
 
 
+async def _sagas(url: str) -> list[examination.Finding]:
+    try:
+        return await examine_sagas(url)
+    except (Unavailable, Misconfigured):
+        return []  # What keeps us out stands among the findings already.
+
+
 async def _examine(parties: Mapping[str, ParticipantSettings]) -> list[examination.Finding]:
     findings = []
     for name, party in parties.items():
@@ -61,5 +70,6 @@ async def _examine(parties: Mapping[str, ParticipantSettings]) -> list[examinati
             found = await examination.examine_kafka(bootstrap_of(url), options)
         else:
             found = await examination.examine_postgres(url)
+            found += await _sagas(url)
         findings += [replace(finding, server=name) for finding in found]
     return findings

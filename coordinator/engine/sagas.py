@@ -61,6 +61,8 @@ class SagaEngine:
     _tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     _tidy_at_s: float = 0.0
     _purge_at_s: float = 0.0
+    _told: int = 0
+    """How many definitions operators know to be here."""
 
     def register(self, saga: Saga) -> None:
         """Make *saga* known here. Raises `InvalidDefinition` where another one has its name and version."""
@@ -302,11 +304,18 @@ class SagaEngine:
             if run.nudged is not None:
                 run.nudged.set()
 
+    async def tell(self) -> None:
+        """Let operators see which definitions are here, where there are more than before."""
+        if self._told != (here := len(self.definitions)):
+            await self.log.know(list(self.definitions))
+            self._told = here
+
     async def look(self) -> None:
         """Go on with sagas whose time has come, and with those of owners that this process has taken over."""
         if self.stopping or not self.definitions or not self.ownership.holds:
             return
         known = list(self.definitions)
+        await self.tell()
         for take in (self.log.awake, self.log.adopt):
             await self._resume_all(await take(known, limits.SAGA_ADOPT_MAX))
         now_s = self.clock.monotonic_s()

@@ -137,3 +137,11 @@ WITH ended AS (
     DELETE FROM unanimity.saga_signals AS g USING old WHERE g.number = old.number
 )
 SELECT count(*) FROM old;
+
+-- know --
+-- Which definitions this process has. What processes had that are forgotten is forgotten too.
+WITH forgotten AS (
+    DELETE FROM unanimity.saga_definitions AS d
+    WHERE NOT EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = d.owner)
+)
+INSERT INTO unanimity.saga_definitions (owner, definition) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING;

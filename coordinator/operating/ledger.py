@@ -44,6 +44,23 @@ class Ledger:
         about = {name: await self._rows(name, gid) for name in ("attempts", "alerts", "audit", "messages")}
         return rows[0] | about
 
+    async def sagas(self, ended: bool, both: bool, *, name: str = "", limit: int | None = None) -> list[Row]:
+        """Sagas that have ended or have not, or both; with all that happened to each."""
+        return await self._rows("sagas", ended, both, name, "", limit)
+
+    async def saga(self, gid: str) -> Row:
+        """All about one saga: with `times`, `signals`, `alerts` and `audit`. Raises `Refused` where there is none."""
+        rows = await self._rows("sagas", False, True, "", gid, 1)
+        if not rows:
+            raise Refused(f"there is no saga {gid}", gid=gid)
+        times = [row["at"] for row in await self._rows("saga_times", gid)]
+        about = {name: await self._rows(name, gid) for name in ("alerts", "audit")}
+        return rows[0] | {"times": times, "signals": await self._rows("saga_signals", gid)} | about
+
+    async def stranded(self) -> list[Row]:
+        """Definitions that unfinished sagas are pinned to, and that no live process has."""
+        return await self._rows("stranded")
+
     async def alerts(self) -> list[Row]:
         """Every alert that is open, the oldest first."""
         return await self._rows("all_alerts")
@@ -124,4 +141,4 @@ def _plain(row: Mapping[str, Any]) -> Row:
     return {name: json.loads(value) if name in _JSON and value is not None else value for name, value in row.items()}
 
 
-_JSON = frozenset({"branches", "endings"})
+_JSON = frozenset({"branches", "endings", "events"})

@@ -104,3 +104,35 @@ SELECT d.gid, d.standing, d.reason, d.branches, d.done_at IS NOT NULL AS done, d
 FROM unanimity.decisions AS d LEFT JOIN unanimity.owners AS o USING (owner)
 WHERE d.gid = ANY($1::text[]) OR (d.done_at IS NULL AND d.standing IN ('intent', 'parked'))
 ORDER BY d.created_at;
+
+-- sagas --
+-- Sagas that have ended ($1), that have not, or both ($2); the oldest first while they are unfinished, else the newest.
+SELECT s.gid, s.name, s.key, s.definition, s.owner, s.wake_at, e.ended, coalesce(e.events, '[]') AS events,
+       extract(epoch FROM now() - s.created_at)::float8 AS age_s,
+       coalesce(o.lease_until > now() AND o.term = s.term, false) AS owner_lives,
+       EXISTS (SELECT FROM unanimity.saga_definitions AS d JOIN unanimity.owners AS p USING (owner)
+               WHERE d.definition = s.definition AND p.lease_until > now()) AS known
+FROM unanimity.sagas AS s LEFT JOIN unanimity.owners AS o USING (owner), LATERAL (
+    SELECT json_agg(event ORDER BY position) AS events, coalesce(bool_or(final), false) AS ended
+    FROM unanimity.saga_events AS e WHERE e.number = s.number
+) AS e
+WHERE ($2 OR e.ended = $1) AND ($3 = '' OR s.name = $3) AND ($4 = '' OR s.gid = $4)
+ORDER BY e.ended, CASE WHEN e.ended THEN -s.number ELSE s.number END
+LIMIT $5;
+
+-- saga_times --
+-- When each thing happened to a saga.
+SELECT e.at FROM unanimity.saga_events AS e JOIN unanimity.sagas AS s USING (number) WHERE s.gid = $1 ORDER BY e.position;
+
+-- saga_signals --
+-- What a saga was sent.
+SELECT g.name, g.at FROM unanimity.saga_signals AS g JOIN unanimity.sagas AS s USING (number) WHERE s.gid = $1 ORDER BY g.id;
+
+-- stranded --
+-- Definitions that sagas are pinned to which have not ended, and that no live process has.
+SELECT s.definition, count(*) AS sagas, max(extract(epoch FROM now() - s.created_at))::float8 AS oldest_s
+FROM unanimity.sagas AS s
+WHERE NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+  AND NOT EXISTS (SELECT FROM unanimity.saga_definitions AS d JOIN unanimity.owners AS o USING (owner)
+                  WHERE d.definition = s.definition AND o.lease_until > now())
+GROUP BY s.definition ORDER BY s.definition;

@@ -104,6 +104,9 @@ class SagaLog(Protocol):
 
     async def purge(self) -> int:
         """Forget sagas that ended longer ago than is remembered, a batch at a time; how many."""
+
+    async def know(self, definitions: Collection[str]) -> None:
+        """Let operators see which definitions this process has."""
         ...
 
     async def tidy(self) -> None:

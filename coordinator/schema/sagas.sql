@@ -48,3 +48,10 @@ CREATE TABLE unanimity.saga_owners (
     owner text PRIMARY KEY,
     first bigint NOT NULL
 );
+
+-- Which definitions each process has: what is pinned to one that no live process has, nobody can go on with.
+CREATE TABLE unanimity.saga_definitions (
+    owner      text NOT NULL,
+    definition text NOT NULL,
+    PRIMARY KEY (owner, definition)
+);

@@ -4,9 +4,9 @@ import asyncio
 
 import asyncpg
 import pytest
-from examples.isolation import commutative, rereading, semantic_lock
 
 from coordinator.errors import Conflict, Refused
+from examples.isolation import commutative, rereading, semantic_lock
 from participants.isolation import SemanticLocks
 from participants.isolation.semantic_lock import gives_way
 

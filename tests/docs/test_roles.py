@@ -13,11 +13,12 @@ from coordinator.journal.sagas import SQL as SAGAS
 from coordinator.operating.ledger import SQL as OPERATING
 from participants.barrier.barrier import SQL as BARRIER
 from participants.inbox.inbox import SQL as INBOX
+from participants.isolation.semantic_lock import SQL as LOCKS
 from participants.outbox.relay import SQL as RELAY
 from participants.postgres.database import SQL as BRANCHES
 from tests.docs.privileges import granted
 
-OUTSIDE_THE_JOURNAL = [*BRANCHES.values(), *RELAY.values(), *INBOX.values(), *BARRIER.values()]
+OUTSIDE_THE_JOURNAL = [*BRANCHES.values(), *RELAY.values(), *INBOX.values(), *BARRIER.values(), *LOCKS.values()]
 STATEMENTS = {
     ("app", "app_service"): [*JOURNAL.values(), *SAGAS.values(), *OUTSIDE_THE_JOURNAL, *OPERATING.values()],
     ("app", "app_reader"): [*OPERATING.values(), RELAY["list_dead"]],

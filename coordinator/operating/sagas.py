@@ -1,0 +1,144 @@
+"""Sagas as operators see them: where one is, its story, and what an operator may say to it.
+
+Their definitions are not here, so everything is told from what their log says. Pure, but for `steer`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+
+from coordinator.engine.saga_signals import CANCEL, RESUME, SKIP
+from coordinator.errors import Refused
+from coordinator.gids import issued_at, valid_gid
+from coordinator.operating.ledger import Ledger, Row
+from coordinator.operating.story import Line
+from coordinator.settings import load
+from coordinator.stores import open_stores
+
+STATES = ("unfinished", "finished", "parked", "stranded", "all")
+WORDS = {CANCEL: "sagas cancel", RESUME: "sagas resume", SKIP: "sagas skip"}
+_TOLD = {
+    "done": "{step} was done",
+    "refused": "{step} did not happen, and never will: {reason}",
+    "unknown": "nobody knows whether {step} happened: {reason}",
+    "undone": "{step} was undone",
+    "stuck": "{step} could not be brought to an end: {reason}",
+    "cancelled": "it was called off: {reason}",
+    "resumed": "an operator let it go on: {reason}",
+    "skipped": "an operator took {step} on himself: {reason}",
+}
+_TURNS_BACK = frozenset({"refused", "unknown", "cancelled"})
+_STOPS = frozenset({"refused", "unknown", "stuck"})
+_SIGNALS = {CANCEL: "an operator, or the service, asked to call it off", RESUME: "somebody resumed it", SKIP: "skip"}
+
+
+def listed(row: Mapping[str, Any]) -> Row:
+    """A row of `Ledger.sagas` in words."""
+    shown = dict(row) | {"state": state(row), "steps": sum(event["t"] == "done" for event in row["events"])}
+    return {name: value for name, value in shown.items() if name != "events"}
+
+
+def wanted(row: Mapping[str, Any], which: str) -> bool:
+    """Whether a saga is one of those in state *which*."""
+    match which:
+        case "parked":
+            return parked_at(row) is not None
+        case "stranded":
+            return not row["ended"] and not row["known"]
+        case "unfinished":
+            return not row["ended"]
+        case "finished":
+            return bool(row["ended"])
+        case _:
+            return True
+
+
+def state(row: Mapping[str, Any]) -> str:
+    """Where a saga is, in a few words."""
+    kinds = [event["t"] for event in row["events"]]
+    if row["ended"]:
+        if not _TURNS_BACK & set(kinds):
+            return "completed"
+        return "compensated" if "undone" in kinds or kinds[-1] in _TURNS_BACK else "ended"
+    if (step := parked_at(row)) is not None:
+        return f"parked at {step}: waits for an operator"
+    if not row["known"]:
+        return f"stranded: no live process has {row['definition']}"
+    if row["owner"]:
+        return "running" if row["owner_lives"] else "left by a process that ended; taken over within a lease"
+    return "waits for a signal" if row["wake_at"] is None else "waits for its time"
+
+
+def parked_at(row: Mapping[str, Any]) -> str | None:
+    """The step at which a saga is parked; None where it is not.
+
+    It sleeps without a time, and the last that happened to it left no way on: nothing else looks like that.
+    """
+    if row["ended"] or row["owner"] or row["wake_at"] is not None or not row["events"]:
+        return None
+    last = row["events"][-1]
+    return str(last["s"]) if last["t"] in _STOPS else None
+
+
+def tell(row: Mapping[str, Any]) -> list[Line]:
+    """The story of what `Ledger.saga` returned, in the order of time, and then what is so now."""
+    past = sorted(_past(row), key=lambda line: line.at.timestamp() if line.at else 0.0)
+    return [*past, *(Line(None, what) for what in _present(row))]
+
+
+async def steer(url: str, gid: str, signal: str, *, by: str, reason: str, step: str = "") -> None:
+    """Send a saga an operator's word; a process that has its definition hears it. Returns once it is durable.
+
+    Raises `Refused` where it has ended or never was.
+    """
+    payload = to_json({"reason": f"{by}: {reason}", "step": step}).decode()
+    async with open_stores(url, load()) as stores:
+        known = valid_gid(gid)
+        await stores.alerts.audit(actor=by, action=WORDS[signal], gid=known, reason=reason, detail=step)
+        if not await stores.sagas.send(known, signal, payload):
+            raise Refused(f"saga {gid} has ended, or never was: nobody hears that", gid=gid)
+
+
+async def found(ledger: Ledger, which: str, *, name: str, limit: int) -> Sequence[Row]:
+    """Sagas in state *which*, the oldest first while they are unfinished, else the newest."""
+    at_most = None if which in ("parked", "stranded") else limit  # Those are told apart only here.
+    rows = await ledger.sagas(which == "finished", which == "all", name=name, limit=at_most)
+    return [listed(row) for row in rows if wanted(row, which)][:limit]
+
+
+def _past(row: Mapping[str, Any]) -> Iterator[Line]:
+    key = f", key {row['key']!r}" if row["key"] is not None else ""
+    yield Line(issued_at(row["gid"]), f"{row['name']} began, pinned to {row['definition']}{key}")
+    for at, event in zip(row["times"], row["events"], strict=True):
+        yield Line(at, _happened(event))
+    for signal in row["signals"]:
+        yield Line(signal["at"], _SIGNALS.get(signal["name"], f"it was sent the signal {signal['name']!r}"))
+    for alert in row["alerts"]:
+        yield Line(alert["raised_at"], f"ALERT {alert['kind']}: {alert['detail']}")
+    for entry in row["audit"]:
+        about = f" {entry['detail']}" if entry["detail"] else ""
+        yield Line(entry["at"], f"{entry['actor']} said {entry['action']}{about}: {entry['reason']}")
+
+
+def _happened(event: Mapping[str, Any]) -> str:
+    step = event.get("s", "")
+    if event["t"] == "waiting":
+        return f"{step} began to wait" + ("" if event["u"] is not None else ", for as long as it takes")
+    text = _TOLD.get(event["t"], f"{event['t']} {step}").format(
+        step=step, reason=event.get("r") or "no reason was given"
+    )
+    output = event.get("o")
+    return text if output is None else f"{text}: {json.dumps(output)[:200]}"
+
+
+def _present(row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"now: {state(row)}"
+    if row["wake_at"] is not None and not row["ended"]:
+        yield f"it is looked at again at {row['wake_at']:%Y-%m-%d %H:%M:%S}"
+    if (step := parked_at(row)) is not None:
+        yield f"resume it (`coordinator sagas resume`), or take {step} on yourself (`coordinator sagas skip`)"
+    for alert in row["alerts"]:
+        if alert["resolved_at"] is None:
+            yield f"the alert {alert['kind']} is open"
