@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from coordinator import limits
 from coordinator.engine.saga_run import SagaRun
+from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.errors import Refused as RefusedByStep
-from coordinator.errors import Replaced, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Done, Refused, Stuck, Undone, Unknown
@@ -141,8 +141,16 @@ class Calls:
             )
 
         keywords = call.keywords(run.values, context)
-        async with asyncio.timeout(timeout_s):
-            return await boundary(_POINTS[direction], lambda: call.function(**keywords), gid=run.gid, step=step.name)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await boundary(
+                    _POINTS[direction], lambda: call.function(**keywords), gid=run.gid, step=step.name
+                )
+        except asyncio.CancelledError as cancelled:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: something that the step awaited was, and that is an error like any other.
+            raise InDoubt(f"what step {step.name!r} awaited was cancelled", gid=run.gid) from cancelled
 
 
 def nothing_happened(failure: BaseException) -> bool:

@@ -1,5 +1,6 @@
 """What is not as it should be, and must not be made worse: doubt, steps that were skipped, values of another type."""
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -61,6 +62,21 @@ async def test_what_comes_after_a_skipped_step_is_given_nothing_and_goes_on(coor
     with pytest.raises(Compensated):
         await coordinator.run(world.saga(), 1)
     assert world.did == ["decide", "release"]
+
+
+async def test_a_step_that_something_else_cancelled_has_failed_and_is_not_forgotten(coordinator, world):
+    async def torn() -> None:
+        world.did.append("torn")
+        awaited = asyncio.create_task(asyncio.sleep(60))
+        awaited.cancel()
+        await awaited
+
+    async def undo() -> None:
+        await world.act("undo")
+
+    with pytest.raises(Compensated, match="was cancelled"):
+        await coordinator.run(Saga("torn", step(torn, compensate=undo)))
+    assert world.did == ["torn", "undo"]
 
 
 class Strict(BaseModel):
