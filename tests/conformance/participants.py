@@ -1,16 +1,21 @@
 """The participants that the one suite is run on: how a test opens, writes to, and looks at each of them."""
 
 import asyncio
+import dataclasses
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from coordinator.errors import Refused
 from coordinator.gids import new_gid
@@ -18,9 +23,13 @@ from coordinator.ports import Message, Participant, Session
 from coordinator.protocol.model import BranchName, Ending, Gid, Recipe
 from participants import Kafka, MemoryBroker, MemoryDatabase, Postgres
 from participants.barrier import Barrier, Call, Direction, Verdict
+from participants.http import Key, SignedRequests, Verifier, delivery_of
+from participants.http.reservations import reservations
+from participants.http.service import Service
 from participants.memory.broker import MemoryTopics
 from participants.memory.database import MemoryStore
 from participants.tcc import Tcc
+from tests.integration.http.server import serving
 
 _numbers = itertools.count()
 
@@ -269,6 +278,57 @@ def _tcc(service: Any, visible: Callable[[bool], Awaitable[int]]) -> Bench:
         commit_point="tcc.confirm",
         lists_in_doubt=True,
     )
+
+
+@dataclass(kw_only=True)
+class _Served(Bench):
+    """A bench whose resource is a server; it ends with it."""
+
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def close(self) -> None:
+        """And the server."""
+        await Bench.close(self)
+        await self.stack.aclose()
+
+
+def tcc_over_http() -> Bench:
+    """Reservations of a service in this process, that is called over real connections."""
+    store, key, urls = _Reservations(), Key("tcc", b"t" * 32), []
+    bench: _Served
+
+    async def answer(request: Request) -> JSONResponse:
+        gid, what = delivery_of(request.scope).gid, request.path_params["what"]
+        try:
+            if what == "try":
+                await store.attempt(gid, await request.json())
+                return JSONResponse({})
+            if what == "pending":
+                found = [{"gid": each, "age_s": age_s} for each, age_s in await store.pending()]
+                return JSONResponse({"pending": found})
+            ended = await (store.confirm(gid) if what == "confirm" else store.cancel(gid))
+        except Refused as refused:
+            return JSONResponse({"reason": str(refused)}, 409)
+        return JSONResponse({} if ended is None else {"ended": ended.value})
+
+    async def serve() -> None:
+        app = SignedRequests(Starlette(routes=[Route("/r/{what}", answer, methods=["POST"])]), Verifier([key]))
+        port = await bench.stack.enter_async_context(serving(app))
+        urls.append(f"http://127.0.0.1:{port}")
+
+    def make() -> Tcc:
+        service = Service("stock", urls[0], key, networks=["127.0.0.1/32"])
+        bench.stack.push_async_callback(service.close)
+        return Tcc(**reservations(service, "/r"))
+
+    async def visible(settled: bool) -> int:
+        return list(store.states.values()).count("confirmed")
+
+    fields = {
+        each.name: getattr(found, each.name) for found in [_tcc(store, visible)] for each in dataclasses.fields(found)
+    }
+    bench = _Served(**{**fields, "make": make, "prepare_store": serve})
+    return bench
 
 
 class _Ids:

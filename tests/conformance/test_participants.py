@@ -18,6 +18,7 @@ KINDS = (
     "kafka-last-resource",
     "tcc-memory",
     "tcc-postgres",
+    "tcc-http",
 )
 
 
@@ -31,6 +32,8 @@ def kind(request):
             return participants.memory_broker()
         case "tcc-memory":
             return participants.tcc_in_memory()
+        case "tcc-http":
+            return participants.tcc_over_http()
         case "tcc-postgres":
             return participants.tcc_in_postgres(request.getfixturevalue("database"))
         case "postgres":

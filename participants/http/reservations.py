@@ -1,0 +1,76 @@
+"""Try, confirm and cancel over HTTP: four endpoints of a service, as the functions that `participants.tcc.Tcc` takes.
+
+    stock = Tcc(**reservations(warehouse, "/reservation"))
+
+`/reservation/try` is posted what is to be reserved, and answers as an action does. `/reservation/confirm` and
+`/reservation/cancel` are posted nothing but the headers, until they answer 2xx: with an empty body (or `{}`) where it
+is so now, and `{"ended": "committed"}` or `{"ended": "aborted"}` where it had ended the other way before.
+`/reservation/pending` answers `{"pending": [{"gid": ..., "age_s": ...}]}`: what is reserved and not finished.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+
+from coordinator.errors import InDoubt
+from coordinator.protocol.model import Ending
+from participants.http.addresses import checked_path
+from participants.http.service import Service
+from participants.http.signing import Delivery
+
+_ENDED = {"committed": Ending.COMMITTED, "aborted": Ending.ABORTED}
+
+
+class _Ended(BaseModel):
+    ended: str | None = None
+
+
+class _Reserved(BaseModel):
+    gid: str
+    age_s: float
+
+
+class _Pending(BaseModel):
+    pending: list[_Reserved]
+
+
+def reservations(service: Service, path: str) -> dict[str, Callable[..., Awaitable[Any]]]:
+    """The arguments of a `Tcc` whose endpoints are below *path* of *service*."""
+    base = checked_path(path).rstrip("/")
+
+    async def attempt(gid: str, what: Any) -> None:
+        await service.send(f"{base}/try", to_json(what), _delivery(service, gid, "try"))
+
+    async def confirm(gid: str) -> Ending | None:
+        return _ended(await service.send(f"{base}/confirm", b"", _delivery(service, gid, "confirm")))
+
+    async def cancel(gid: str) -> Ending | None:
+        return _ended(await service.send(f"{base}/cancel", b"", _delivery(service, gid, "cancel")))
+
+    async def pending() -> list[tuple[str, float]]:
+        told = _read(_Pending, await service.send(f"{base}/pending", b"", _delivery(service, "none", "status")))
+        return [(each.gid, each.age_s) for each in told.pending]
+
+    return {"attempt": attempt, "confirm": confirm, "cancel": cancel, "pending": pending}
+
+
+def _delivery(service: Service, gid: str, direction: str) -> Delivery:
+    return Delivery(gid=gid, step=service.name, direction=direction)
+
+
+def _ended(body: bytes) -> Ending | None:
+    if not body:
+        return None
+    said = _read(_Ended, body).ended
+    if said is not None and said not in _ENDED:
+        raise InDoubt(f"it ended as {said[:40]!r}, which nobody understands")
+    return _ENDED[said] if said is not None else None
+
+
+def _read(model: type[Any], body: bytes) -> Any:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError:
+        raise InDoubt("the answer about a reservation cannot be read") from None
