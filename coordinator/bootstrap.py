@@ -217,9 +217,7 @@ class Coordinator(SagaVerbs):
         self._stack.push_async_callback(self.drain)
 
     async def _start_sagas(self, stores: Stores, ownership: Ownership, clock: SystemClock) -> None:
-        sagas, loop = assemble(
-            self, stores.sagas, ownership, stores.alerts, clock, self.settings.prefix, self._definitions
-        )
+        sagas, loop = assemble(self, stores.sagas, ownership, stores.alerts, clock, self.settings, self._definitions)
         self._at_the_end("sagas", sagas.engine.stop, limits.ENGINE_LEAVES_S)
         self._at_the_end("the look after sagas", loop.stop, limits.ENGINE_LEAVES_S)
         await sagas.engine.tell()

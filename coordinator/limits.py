@@ -102,6 +102,11 @@ SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
 # A key that stands for an ended saga must outlive whoever may still ask for it again.
 SAGA_RETENTION_S = 7 * 24 * 3600.0
+# A process finds so many at most to go on with, beside those that it drives: the rest is left to others, or to later.
+SAGAS_FOUND_MAX = 10_000
+# Calls of one participant by the sagas of one process; of a rate, what comes in a tenth of a second may come at once.
+CALLS_IN_FLIGHT_MAX = 100
+CALLS_TOGETHER_S = 0.1
 
 assert STOP_WITHIN_S < 25.0, "stopping leaves time to exit before we are killed"
 assert STOP_WITHIN_S > DRAIN_LEAVES_S > ENGINE_LEAVES_S > RELAYS_LEAVE_S > PARTICIPANTS_LEAVE_S > RESIGNING_LEAVES_S > 0

@@ -9,6 +9,10 @@
     attempts = 3
     then = { kind = "backup-polling", push_within_s = 0.5 }
 
+    [budgets.payments]                     # of a participant that steps of sagas name
+    in_flight = 20
+    per_second = 100
+
     # For operators' commands; a service hands its own to `Coordinator`.
     journal = "postgresql://localhost/app"
     participants = { db = "postgresql://localhost/app", events = "kafka://localhost:9092" }
@@ -31,6 +35,7 @@ from pydantic_settings import (
 
 from coordinator import limits
 from coordinator.errors import Misconfigured
+from coordinator.protocol.calls import CallBudget
 from coordinator.protocol.policy import BackupPolling, Park, Retry, Rollback
 
 CONFIG_VARIABLE = "COORDINATOR_CONFIG"
@@ -65,6 +70,8 @@ class Settings(BaseSettings):
     """The participants by name, for operators' commands: a URL, or a URL with options."""
     policies: dict[str, Policy] = Field(default_factory=dict)
     """Failure policies by transaction name; "default" is for all names that are not listed."""
+    budgets: dict[str, CallBudget] = Field(default_factory=dict)
+    """How much sagas may ask of a participant at once and a second; "default" is for all that are not listed."""
     lease_s: float = Field(default=limits.LEASE_S, gt=0)
     """How long a process that stopped answering keeps its transactions before another one takes over."""
     recovery_s: float = Field(default=limits.RECOVERY_PERIOD_S, gt=0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from coordinator import limits
+from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import SagaRun
 from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.errors import Refused as RefusedByStep
@@ -19,11 +20,12 @@ from coordinator.faults.points import boundary
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Done, Refused, Stuck, Undone, Unknown
 from coordinator.protocol.saga_shape import OnUnknown
-from coordinator.sagas.definition import Call, Status, StepContext, StepDefinition
+from coordinator.sagas.definition import Attempts, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
 
 logger = logging.getLogger(__name__)
 
+Direction = Literal["action", "compensation", "status"]
 # A transaction that a database rolled back so that another one could be serialised, or a deadlock end.
 _ROLLED_BACK = frozenset({"40001", "40P01"})
 
@@ -37,6 +39,7 @@ class Calls:
     may_call: Callable[[], Awaitable[None]]
     """Returns once this process holds its lease; raises `Replaced` where it never will again."""
     term: Callable[[], int]
+    budgets: CallBudgets
     coordinator: Any = None
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
@@ -64,7 +67,7 @@ class Calls:
                 if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
                     made_of_it = Unknown if doubtful else Refused
                     return Happened(made_of_it(step.name, _said(failure)))
-            await self.clock.sleep(asked_for_s + step.retry.pause_s(made, self.chance.random()))
+            await self.clock.sleep(asked_for_s + self._pause_s(step, step.retry, made))
 
     async def undo(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the compensation until it answers; never skipped, and stuck only after all its attempts."""
@@ -80,7 +83,7 @@ class Calls:
                 logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 if made >= step.undo_retry.at_most:
                     return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
-                await self.clock.sleep(_asked_for_s(failure) + step.undo_retry.pause_s(made, self.chance.random()))
+                await self.clock.sleep(_asked_for_s(failure) + self._pause_s(step, step.undo_retry, made))
             else:
                 return Happened(Undone(step.name))
 
@@ -108,7 +111,7 @@ class Calls:
                 return Happened(Refused(step.name, reason))
             if made >= step.undo_retry.at_most:
                 return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}"))
-            await self.clock.sleep(step.undo_retry.pause_s(made, self.chance.random()))
+            await self.clock.sleep(self._pause_s(step, step.undo_retry, made))
 
     async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
         """What became of a step that was not begun here, and must settle before anything is undone."""
@@ -118,12 +121,32 @@ class Calls:
             return await self.ask(run, step, "its process ended")
         return Happened(Unknown(step.name, "its process ended"))
 
+    def _pause_s(self, step: StepDefinition, attempts: Attempts, made: int) -> float:
+        """Before the next attempt; what is owed is owed, and comes as late as may be where its budget is spent."""
+        if step.participant and not self.budgets.may_retry(step.participant):
+            return attempts.backoff_max_s
+        return attempts.pause_s(made, self.chance.random())
+
     async def _call(
         self,
         run: SagaRun,
         step: StepDefinition,
         call: Call,
-        direction: Literal["action", "compensation", "status"],
+        direction: Direction,
+        attempt: int,
+        timeout_s: float,
+    ) -> Any:
+        if step.participant:
+            async with self.budgets.turn(step.participant, again=attempt > 1, within_s=timeout_s):
+                return await self._ask(run, step, call, direction, attempt, timeout_s)
+        return await self._ask(run, step, call, direction, attempt, timeout_s)
+
+    async def _ask(
+        self,
+        run: SagaRun,
+        step: StepDefinition,
+        call: Call,
+        direction: Direction,
         attempt: int,
         timeout_s: float,
     ) -> Any:

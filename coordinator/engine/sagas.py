@@ -317,7 +317,11 @@ class SagaEngine:
         known = list(self.definitions)
         await self.tell()
         for take in (self.log.awake, self.log.adopt):
-            await self._resume_all(await take(known, limits.SAGA_ADOPT_MAX))
+            while self.ownership.holds and not self.stopping and len(self.running) < limits.SAGAS_FOUND_MAX:
+                found = await take(known, limits.SAGA_ADOPT_MAX)
+                await self._resume_all(found)
+                if len(found) < limits.SAGA_ADOPT_MAX:
+                    break
         now_s = self.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S

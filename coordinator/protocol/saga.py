@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from coordinator.errors import IllegalTransition
-from coordinator.protocol.saga_shape import Kind, Shape, StepName
+from coordinator.protocol.saga_shape import Kind, Shape, Step, StepName
 
 
 class Phase(StrEnum):
@@ -210,11 +210,15 @@ def cancellable(shape: Shape, state: SagaState) -> bool:
 def _ready(shape: Shape, state: SagaState) -> list[StepName]:
     """Steps that have not settled, and whose dependencies all have happened: they run, or may be running."""
     marks = state.marks
-    return [
-        name
-        for name, step in shape.steps.items()
-        if name not in marks and all(marks.get(before) in _PASSED for before in step.after)
-    ]
+    return [name for name, step in shape.steps.items() if name not in marks and _reached(step, marks)]
+
+
+def _reached(step: Step, marks: Mapping[StepName, Mark]) -> bool:
+    """Whether all that it comes after has happened. (A loop: `all` of a generator is a tenth of a saga's CPU time.)"""
+    for before in step.after:  # noqa: SIM110
+        if marks.get(before) not in _PASSED:
+            return False
+    return True
 
 
 def may_have_begun(shape: Shape, state: SagaState) -> frozenset[StepName]:
@@ -236,7 +240,10 @@ def _undos(shape: Shape, state: SagaState) -> list[StepName]:
 
 
 def _open(shape: Shape, state: SagaState, step: StepName) -> bool:
-    return state.phase in (Phase.FORWARD, Phase.BACKWARD) and step in _ready(shape, state)
+    if step in state.marks or state.phase not in _MOVING:
+        return False
+    found = shape.steps.get(step)
+    return found is not None and _reached(found, state.marks)
 
 
 def _pivoted(shape: Shape, state: SagaState) -> bool:
@@ -293,5 +300,6 @@ def _changed(
     )
 
 
+_MOVING = frozenset({Phase.FORWARD, Phase.BACKWARD})
 _PASSED = frozenset({Mark.DONE, Mark.SKIPPED})
 _HAPPENED = frozenset({Mark.DONE, Mark.UNKNOWN})

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic_core import to_json
 
 from coordinator import limits
+from coordinator.engine.breakers import Breakers
 from coordinator.engine.ownership import Ownership
+from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
 from coordinator.engine.saga_run import SagaOutcome, restored
 from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, SKIP
@@ -21,6 +23,7 @@ from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import Phase
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.log import SagaLog
+from coordinator.settings import Settings
 
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
 
@@ -168,7 +171,7 @@ def assemble(
     ownership: Ownership,
     alerts: Alerts,
     clock: Clock,
-    prefix: str,
+    settings: Settings,
     definitions: Iterable[Saga],
 ) -> tuple[Sagas, Periodic]:
     """The sagas of a coordinator, and the loop that looks after those which wait or were left."""
@@ -182,14 +185,19 @@ def assemble(
                 raise Replaced("this process was replaced while a step waited to be called")
 
     calls = Calls(
-        clock=clock, chance=chance, may_call=may_call, term=lambda: ownership.lease.term, coordinator=coordinator
+        clock=clock,
+        chance=chance,
+        may_call=may_call,
+        term=lambda: ownership.lease.term,
+        budgets=CallBudgets(clock=clock, chance=chance, configured=settings.budgets, breakers=Breakers(clock)),
+        coordinator=coordinator,
     )
     engine = SagaEngine(log=log, ownership=ownership, alerts=alerts, clock=clock, calls=calls)
     ownership.on_loss.append(engine.let_go)
     for definition in definitions:
         engine.register(definition)
     loop = Periodic(name="sagas", round_=engine.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
-    return Sagas(engine=engine, clock=clock, prefix=prefix, chance=chance), loop
+    return Sagas(engine=engine, clock=clock, prefix=settings.prefix, chance=chance), loop
 
 
 def _over(outcome: SagaOutcome) -> bool:

@@ -148,7 +148,7 @@ def step(
     saga only goes forward. *on_unknown*: what is done where nobody knows whether it happened: "compensate" (the default
     of a step with a compensation), "retry" it (it is idempotent; the default otherwise), or "ask" *status*, which
     returns a `Status`, and the step's output with `Status.DONE`. *retry* and *undo_retry*: how often. *participant*:
-    whom it calls; calls to one participant share a budget and a breaker.
+    whom it calls; calls to one participant share a budget (`Settings.budgets`) and a breaker.
 
     An action raises `Refused` for a no that stays a no, and `Unavailable` where nothing happened and asking again can
     help; anything else that it raises means that nobody knows.

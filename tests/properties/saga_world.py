@@ -21,6 +21,7 @@ from coordinator.journal.memory import MemoryAlerts, MemoryJournal, MemoryOwners
 from coordinator.journal.memory_sagas import MemorySagas
 from coordinator.protocol.saga import Phase
 from coordinator.sagas.client import SagaHandle, SagaVerbs, assemble
+from coordinator.settings import load
 from tests.properties.saga_oracle import Verdict
 from tests.properties.saga_participant import PROCESS, Participant, saga_of
 from tests.properties.saga_plans import Plan, Strike
@@ -80,7 +81,8 @@ class Process:
         owners = MemoryOwners(journal, owner_id=name, lease_s=LEASE_S)
         self.ownership = Ownership(owners=owners, clock=clock, watchdog=Watchdog(clock=clock))
         alerts = MemoryAlerts(world.memory)
-        self.sagas, _ = assemble(SagaVerbs(), MemorySagas(journal), self.ownership, alerts, clock, "test", [world.saga])
+        log, settings = MemorySagas(journal), load(prefix="test")
+        self.sagas, _ = assemble(SagaVerbs(), log, self.ownership, alerts, clock, settings, [world.saga])
         self.sagas.chance = self.sagas.engine.calls.chance = random.Random(7)
         self.task: asyncio.Task[None] | None = None
 

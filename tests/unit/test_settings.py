@@ -2,8 +2,9 @@
 
 import pytest
 
-from coordinator import BackupPolling, Misconfigured, Retry, Rollback
+from coordinator import BackupPolling, CoordinatorError, Misconfigured, Retry, Rollback
 from coordinator.client import Client
+from coordinator.protocol.calls import CallBudget
 from coordinator.settings import load
 
 
@@ -35,6 +36,15 @@ def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("COORDINATOR_POLICIES", '{"default": {"kind": "backup-polling"}}')
     settings = load()
     assert (settings.lease_s, settings.policies["default"]) == (7, BackupPolling())
+
+
+def test_budgets_of_participants_come_by_name(monkeypatch):
+    """Checked where they are read."""
+    monkeypatch.setenv("COORDINATOR_BUDGETS", '{"payments": {"in_flight": 20, "per_second": 100}}')
+    assert load().budgets == {"payments": CallBudget(in_flight=20, per_second=100)}
+    monkeypatch.setenv("COORDINATOR_BUDGETS", '{"payments": {"in_flight": 0}}')
+    with pytest.raises(CoordinatorError, match="one call at least"):
+        load()
 
 
 @pytest.mark.parametrize(

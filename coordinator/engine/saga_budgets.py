@@ -1,0 +1,105 @@
+"""Calls of sagas' steps wait for their turn, each participant's in a row of its own.
+
+One that hangs or browns out holds up only the calls that are meant for it: at most `in_flight` are with it, a breaker
+lets one probe at a time through to it while it fails, and retries cost what first attempts have earned. A call that
+waits holds nothing but its own place: no connection, and no place of another participant.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from coordinator import limits
+from coordinator.engine.breakers import Breakers
+from coordinator.engine.budgets import RetryBudgets
+from coordinator.errors import CircuitOpen, Conflict, Overloaded, Refused, Replaced
+from coordinator.ports import Clock
+from coordinator.protocol.calls import CallBudget, Rate
+from coordinator.protocol.model import BranchName
+
+
+@dataclass(slots=True)
+class _Row:
+    """The calls of one participant."""
+
+    places: asyncio.Semaphore
+    rate: Rate | None
+
+
+@dataclass(slots=True, kw_only=True)
+class CallBudgets:
+    """The budgets of all participants that steps name; "default" is for those which are not listed."""
+
+    clock: Clock
+    chance: random.Random
+    configured: Mapping[str, CallBudget] = field(default_factory=dict)
+    breakers: Breakers
+    retries: RetryBudgets = field(default_factory=RetryBudgets)
+    _rows: dict[str, _Row] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def turn(self, participant: str, *, again: bool, within_s: float) -> AsyncIterator[None]:
+        """A call of *participant* is the block, and may raise what it likes. *again*: it is no first attempt.
+
+        Raises `Overloaded` or `CircuitOpen` where its turn does not come *within_s*; nothing was called then.
+        """
+        row, name = self._row(participant), BranchName(participant)
+        until_s = self.clock.monotonic_s() + within_s
+        try:
+            async with asyncio.timeout(within_s):
+                await row.places.acquire()
+        except TimeoutError as late:
+            raise Overloaded(
+                f"all calls that {participant} may have at once have been out for {within_s:g} s",
+                participant=participant,
+            ) from late
+        try:
+            await self._wait_for_rate(row, participant, until_s)
+            await self._wait_for_breaker(name, until_s)
+            if not again:
+                self.retries.attempted(name)
+            try:
+                yield
+            except (Refused, Conflict):
+                self.breakers.succeeded(name)  # It answered.
+                raise
+            except (Replaced, asyncio.CancelledError):
+                raise
+            except Exception:
+                self.breakers.failed(name)
+                raise
+            else:
+                self.breakers.succeeded(name)
+        finally:
+            row.places.release()
+
+    def may_retry(self, participant: str) -> bool:
+        """Take a retry out of the participant's budget; whether there was one."""
+        return self.retries.spend(BranchName(participant))
+
+    def _row(self, participant: str) -> _Row:
+        row = self._rows.get(participant)
+        if row is None:
+            budget = self.configured.get(participant) or self.configured.get("default") or CallBudget()
+            rate = None if budget.per_second is None else Rate(budget.per_second)
+            row = self._rows[participant] = _Row(asyncio.Semaphore(budget.in_flight), rate)
+        return row
+
+    async def _wait_for_rate(self, row: _Row, participant: str, until_s: float) -> None:
+        if row.rate is None:
+            return
+        now_s = self.clock.monotonic_s()
+        wait_s = row.rate.wait_s(now_s)
+        if now_s + wait_s > until_s:  # Its place goes to one whose turn still comes.
+            raise Overloaded(f"{participant} is called as often as it may be", participant=participant)
+        row.rate = row.rate.taken(now_s)
+        if wait_s:
+            await self.clock.sleep(wait_s)
+
+    async def _wait_for_breaker(self, name: BranchName, until_s: float) -> None:
+        while not self.breakers.admit(name):
+            if self.clock.monotonic_s() > until_s:
+                raise CircuitOpen(f"{name} has failed repeatedly, and was not called", participant=name)
+            await self.clock.sleep(self.chance.uniform(0, limits.BREAKER_REST_S / 4))

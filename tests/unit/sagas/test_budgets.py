@@ -1,0 +1,141 @@
+"""Participants' budgets: one that hangs or fails holds up nobody else, and is asked no more than it may be."""
+
+import asyncio
+import random
+
+import pytest
+
+from coordinator import CircuitOpen, Coordinator, Overloaded, Unavailable
+from coordinator.bootstrap import SystemClock
+from coordinator.engine.breakers import Breakers
+from coordinator.engine.saga_budgets import CallBudgets
+from coordinator.errors import Compensated
+from coordinator.limits import BREAKER_CALLS_MIN, RETRY_COSTS_ATTEMPTS, RETRY_RESERVE
+from coordinator.protocol.calls import CallBudget
+from coordinator.sagas.definition import Attempts, Saga, step
+from coordinator.settings import load
+
+
+class Steps:
+    """A clock that goes on only where somebody sleeps."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    def monotonic_s(self):
+        """Now."""
+        return self.now_s
+
+    async def sleep(self, seconds):
+        """At once."""
+        self.now_s += seconds
+
+
+def budgets(clock=None, **configured):
+    """Budgets by participant."""
+    clock = clock or Steps()
+    return CallBudgets(clock=clock, chance=random.Random(1), configured=configured, breakers=Breakers(clock))
+
+
+def coordinator(request, *sagas, **configured):
+    """On the log in memory."""
+    return Coordinator(journal=f"memory://{request.node.name}", sagas=sagas, settings=load(budgets=configured))
+
+
+async def charge(request: int) -> int:
+    """It answers."""
+    return request
+
+
+async def test_a_participant_that_hangs_holds_up_nobody_else(request):
+    """Hundreds of sagas wait for it, as many calls as it may have are with it, and the other's sagas end as before."""
+    calling, never = 0, asyncio.Event()
+
+    async def hang(request: int) -> int:
+        nonlocal calling
+        calling += 1
+        await never.wait()
+        return request
+
+    stuck = Saga("stuck", step(hang, participant="slow"))
+    fine = Saga("fine", step(charge, participant="payments"))
+    async with coordinator(
+        request, stuck, fine, slow=CallBudget(in_flight=4), payments=CallBudget(in_flight=4)
+    ) as running:
+        for number in range(300):
+            await running.start(stuck, number)
+        async with asyncio.timeout(20):
+            outcomes = await asyncio.gather(*(running.run(fine, number) for number in range(300)))
+        assert [outcome.outputs["charge"] for outcome in outcomes] == list(range(300))
+        assert calling == 4
+
+
+async def test_a_participant_that_fails_is_left_alone_until_it_recovers(request):
+    """Of sixty attempts of twenty sagas, only the first few and a probe reach it; the other participant is called."""
+    made = 0
+
+    async def fail(request: int) -> int:
+        nonlocal made
+        made += 1
+        raise Unavailable("down")
+
+    often = Attempts(at_most=3, backoff_s=0.001, backoff_max_s=0.01)
+    down = Saga("down", step(fail, participant="slow", retry=often, timeout_s=0.2))
+    fine = Saga("fine", step(charge, participant="payments"))
+    async with coordinator(request, down, fine, slow=CallBudget(in_flight=1)) as running:
+        ended = await asyncio.gather(*(running.run(down, number) for number in range(20)), return_exceptions=True)
+        assert {type(each) for each in ended} == {Compensated}
+        assert made <= BREAKER_CALLS_MIN + 1
+        assert (await running.run(fine, 7)).completed
+
+
+async def test_a_breaker_that_stays_open_is_said_and_one_that_closes_lets_calls_through():
+    """A call waits for its probe, for as long as it may."""
+    clock = Steps()
+    one = budgets(clock)
+    for _ in range(BREAKER_CALLS_MIN):
+        with pytest.raises(Unavailable):
+            async with one.turn("slow", again=False, within_s=1):
+                raise Unavailable("down")
+    with pytest.raises(CircuitOpen):
+        async with one.turn("slow", again=False, within_s=1):
+            raise AssertionError("it was called")
+    async with one.turn("slow", again=False, within_s=10):
+        pass
+    async with one.turn("slow", again=False, within_s=0.001):
+        pass
+
+
+async def test_what_waits_too_long_for_a_place_is_told_so_and_takes_none():
+    """Nothing happened, and it may be asked again."""
+    one = budgets(SystemClock(), slow=CallBudget(in_flight=1))
+    async with one.turn("slow", again=False, within_s=1):
+        with pytest.raises(Overloaded, match="slow"):
+            async with one.turn("slow", again=False, within_s=0.01):
+                raise AssertionError("it was called")
+    async with one.turn("slow", again=False, within_s=0.01):
+        pass
+
+
+async def test_a_participant_is_called_as_often_as_it_may_be():
+    """Ten a second: thirty calls take almost three seconds, and a call that cannot wait takes nobody's turn."""
+    clock = Steps()
+    one = budgets(clock, slow=CallBudget(per_second=10))
+    for _ in range(30):
+        async with one.turn("slow", again=False, within_s=60):
+            pass
+    assert 2.8 <= clock.now_s <= 3.0
+    with pytest.raises(Overloaded, match="as often as it may be"):
+        async with one.turn("slow", again=False, within_s=0.01):
+            raise AssertionError("it was called")
+
+
+async def test_retries_cost_what_first_attempts_have_earned():
+    """A tenth of them, and the reserve; another participant's are its own."""
+    one = budgets()
+    assert [one.may_retry("slow") for _ in range(RETRY_RESERVE + 1)] == [True] * RETRY_RESERVE + [False]
+    assert one.may_retry("payments")
+    for _ in range(RETRY_COSTS_ATTEMPTS):
+        async with one.turn("slow", again=False, within_s=1):
+            pass
+    assert [one.may_retry("slow") for _ in range(2)] == [True, False]
