@@ -8,12 +8,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coordinator import limits
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import SagaRun
+from coordinator.engine.saga_timeouts import Timeouts
 from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.errors import Refused as RefusedByStep
 from coordinator.faults.points import boundary
@@ -41,6 +42,7 @@ class Calls:
     term: Callable[[], int]
     budgets: CallBudgets
     coordinator: Any = None
+    _timeouts: Timeouts = field(default_factory=Timeouts)
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the action until it is known what became of it, or until its policy says what to make of it."""
@@ -165,7 +167,7 @@ class Calls:
 
         keywords = call.keywords(run.values, context)
         try:
-            async with asyncio.timeout(timeout_s):
+            with self._timeouts.within(timeout_s):
                 return await boundary(
                     _POINTS[direction], lambda: call.function(**keywords), gid=run.gid, step=step.name
                 )
