@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from coordinator import limits
+from coordinator.errors import InvalidDefinition, Refused
 from coordinator.protocol.saga import Phase, SagaState, Skipped, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
@@ -87,3 +89,19 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         doubtful=may_have_begun(saga.shape, state),
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )
+
+
+def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
+    """The input as JSON, and as steps take it. Raises `InvalidDefinition` for another type, `Refused` for its size."""
+    if saga.input is None:
+        if value is not None:
+            raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
+        return b"null", None
+    try:
+        checked = saga.input.validate_python(value)
+        text = saga.input.dump_json(checked)
+    except ValueError as wrong:
+        raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong
+    if len(text) > limits.SAGA_INPUT_BYTES_MAX:
+        raise Refused(f"an input of {len(text)} bytes is above the limit of {limits.SAGA_INPUT_BYTES_MAX}")
+    return text, checked

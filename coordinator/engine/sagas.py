@@ -16,9 +16,9 @@ from coordinator.alerts import AlertKind
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, input_of, restored
 from coordinator.engine.saga_signals import hear
-from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced, Unavailable
+from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.model import Gid
 from coordinator.protocol.saga import (
@@ -85,7 +85,7 @@ class SagaEngine:
         if not self.ownership.holds:
             raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
         self.register(saga)
-        text, value = _input(saga, value)
+        text, value = input_of(saga, value)
         _check_key(key)
         new = NewSaga(
             gid=gid,
@@ -389,19 +389,3 @@ def _check_key(key: str | None) -> None:
         storable = False
     if not storable:
         raise InvalidDefinition(f"a key is text without NUL and lone surrogates: {key!r}")
-
-
-def _input(saga: Saga, value: Any) -> tuple[bytes, Any]:
-    """The input as JSON, and as steps take it."""
-    if saga.input is None:
-        if value is not None:
-            raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
-        return b"null", None
-    try:
-        checked = saga.input.validate_python(value)
-        text = saga.input.dump_json(checked)
-    except ValueError as wrong:
-        raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong
-    if len(text) > limits.SAGA_INPUT_BYTES_MAX:
-        raise Refused(f"an input of {len(text)} bytes is above the limit of {limits.SAGA_INPUT_BYTES_MAX}")
-    return text, checked
