@@ -5,6 +5,7 @@ A saga costs one row when it begins and one for each step; nothing of it is upda
 """
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from coordinator.schema import queries
 
 SQL = queries(Path(__file__).with_name("sagas.sql"))
 
+LANES = 2
+"""Writers at once: while one waits for the disk, the other one's statement is carried out.
+
+Sagas begin on the first only, so that their numbers become visible in their order: on that rests `tidy`.
+"""
+
 _Append = tuple[int, int, str, bool]
 
 
@@ -28,24 +35,30 @@ class PostgresSagas:
     def __init__(self, journal: PostgresJournal, url: str) -> None:
         self._journal = journal
         self._forced = JournalConnection(url)
-        self._writes: GroupCommit[NewSaga | _Append, Any] = GroupCommit("journal: sagas", self._flush)
+        self._writers = [JournalConnection(url) for _ in range(LANES)]
+        self._lanes: list[GroupCommit[NewSaga | _Append, Any]] = [
+            GroupCommit(f"journal: sagas, lane {number}", partial(self._flush, writer))
+            for number, writer in enumerate(self._writers)
+        ]
 
     async def open(self) -> None:
         """Nothing to open: the journal has brought the tables up to date."""
 
     async def close(self) -> None:
         """Write what waits, and let go of the connection. Idempotent."""
-        await self._writes.close()
-        await self._forced.close()
+        for lane in self._lanes:
+            await lane.close()
+        for connection in (*self._writers, self._forced):
+            await connection.close()
 
     async def start(self, saga: NewSaga) -> Standing:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
-        standing: Standing = await boundary("saga.start", lambda: self._writes.put(saga), gid=saga.gid)
+        standing: Standing = await boundary("saga.start", lambda: self._lanes[0].put(saga), gid=saga.gid)
         return standing
 
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
-        return boundary("saga.append", lambda: self._writes.put((number, position, event, final)))
+        return boundary("saga.append", lambda: self._lanes[number % LANES].put((number, position, event, final)))
 
     async def suspend(self, number: int, *, wake_in_s: float | None, seen: int) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""
@@ -118,7 +131,7 @@ class PostgresSagas:
         rows = await self._journal.questions.run(lambda c: c.fetch(SQL["load"], numbers, gid, name, key))
         return [Loaded(**dict(row)) for row in rows]
 
-    async def _flush(self, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
+    async def _flush(self, writer: JournalConnection, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
         started = [item for item in batch if isinstance(item, NewSaga)]
         appended = [item for item in batch if not isinstance(item, NewSaga)]
         columns: tuple[Any, ...] = (
@@ -134,7 +147,7 @@ class PostgresSagas:
             [item[2] for item in appended],
             [item[3] for item in appended],
         )
-        row: Any = await self._forced.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *columns))
+        row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *columns))
         if not row["held"]:
             raise Replaced("this process has lost its term: its sagas are another one's")
         refused = await self._refused(appended) if row["appended"] < len(appended) else {}
