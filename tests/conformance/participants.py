@@ -1,7 +1,6 @@
 """The participants that the one suite is run on: how a test opens, writes to, and looks at each of them."""
 
 import asyncio
-import dataclasses
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -324,10 +323,17 @@ def tcc_over_http() -> Bench:
     async def visible(settled: bool) -> int:
         return list(store.states.values()).count("confirmed")
 
-    fields = {
-        each.name: getattr(found, each.name) for found in [_tcc(store, visible)] for each in dataclasses.fields(found)
-    }
-    bench = _Served(**{**fields, "make": make, "prepare_store": serve})
+    plain = _tcc(store, visible)
+    bench = _Served(
+        make=make,
+        write=plain.write,
+        visible=visible,
+        recipe=plain.recipe,
+        vote_point=plain.vote_point,
+        commit_point=plain.commit_point,
+        lists_in_doubt=True,
+        prepare_store=serve,
+    )
     return bench
 
 
