@@ -263,8 +263,10 @@ async def killed(stage):
 async def test_a_process_killed_beside_the_path_leaves_a_whole_transaction(stage, killed, point, cell):
     """Whoever survives finishes it: both systems agree."""
     assert killed[point, cell] == -9, "the process was not killed: the cell never fired"
-    rows, messages = await stage.whole(f"beside {point}:{cell} crash")
-    assert rows == messages
+    # What was released is the relays', and the killed process' own may have delivered it and not recorded that it had.
+    copies_max = 2 if point == "outbox.release" else 1
+    rows, messages = await stage.whole(f"beside {point}:{cell} crash", copies_max=copies_max)
+    assert (rows, messages) in {(0, 0), *((1, copies) for copies in range(1, copies_max + 1))}
 
 
 async def test_nothing_is_left_over(stage):
