@@ -150,23 +150,38 @@ async def test_the_coordinating_broker_of_three_dies_between_vote_and_end(three,
 async def test_a_coordinator_that_was_replaced_while_it_was_frozen_is_not_believed(three, opened, probing, monkeypatch):
     """It knows the id's last transaction and not this one, and says INVALID_TXN_STATE, although it was replaced.
 
-    The question waits in its socket while it is frozen, and is answered before it hears of its successor.
+    The question waits in its socket while it is frozen, and is answered before it hears of its successor: mostly. Where
+    it heard first, it said so, and it is frozen again.
     """
-    await three.create_topic("replaced", partitions=3)
+    answers = _recorded(monkeypatch)
+    for number in range(4):
+        await _committed_past_a_frozen_coordinator(three, opened, probing, f"replaced-{number}", answers)
+        assert answers[-1] is Code.NONE
+        if answers[0] is Code.INVALID_TXN_STATE:
+            return
+    pytest.fail("the thawed coordinator never answered from memory: nothing was proved")
+
+
+async def _committed_past_a_frozen_coordinator(three, opened, probing, topic, answers) -> None:
+    """A transaction whose coordinator is frozen from before its first record until it is asked to commit.
+
+    *answers* holds what it was answered then, and nothing from before.
+    """
+    await three.create_topic(topic, partitions=3)
     kafka, probe = await opened(three.bootstrap), probing(three.bootstrap)
-    first = await voted(kafka, message("replaced", b"first", partition=0), recipe=Recipe.TWO_PHASE)
+    first = await voted(kafka, message(topic, b"first", partition=0), recipe=Recipe.TWO_PHASE)
     assert await kafka.commit(first) is Ending.COMMITTED
     transactional_id = branch_of(first).transactional_id
     frozen = await probe.coordinator(transactional_id)
-    leaders = await kafka.cluster.partitions("replaced")
+    leaders = await kafka.cluster.partitions(topic)
     partition = next(number for number, leader in leaders.items() if leader != frozen)
     session = await _begun_on(transactional_id, kafka)
-    answers = _recorded(monkeypatch)
     while (await probe.state(transactional_id)).state != "CompleteCommit":  # noqa: ASYNC110 - a broker tells nobody.
         await asyncio.sleep(0.01)
+    answers.clear()
     three.freeze(broker=_number(three, frozen))
     try:
-        session.publish(message("replaced", b"second", partition=partition))
+        session.publish(message(topic, b"second", partition=partition))
         _, evidence = await session.vote(60)
         second = Prepared(gid=GID, branch=NAME, evidence=evidence)
         ending = asyncio.create_task(_known(kafka.commit, second))
@@ -174,9 +189,8 @@ async def test_a_coordinator_that_was_replaced_while_it_was_frozen_is_not_believ
     finally:
         three.thaw(broker=_number(three, frozen))
     assert await ending is Ending.COMMITTED
-    assert (answers[0], answers[-1]) == (Code.INVALID_TXN_STATE, Code.NONE)
-    probe.cluster.forget(topic="replaced")
-    assert (await probe.values("replaced", partition))[-1] == b"second"
+    probe.cluster.forget(topic=topic)
+    assert (await probe.values(topic, partition))[-1] == b"second"
 
 
 def _recorded(monkeypatch) -> list[Code]:
