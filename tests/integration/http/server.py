@@ -1,9 +1,20 @@
 """A server on loopback that answers as a test tells it, and remembers what it was sent."""
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 
 import uvicorn
+
+
+async def whole(receive):
+    """The body of a request, in however many pieces it comes."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
 
 
 class Answers:
@@ -16,7 +27,7 @@ class Answers:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return
-        body = (await receive())["body"]
+        body = await whole(receive)
         self.requests.append((scope, body))
         status, headers, content = self.planned.pop(0) if len(self.planned) > 1 else self.planned[0]
         if callable(content):
@@ -40,6 +51,18 @@ async def serving(app, host="127.0.0.1", port=0, lifespan="off"):
     finally:
         server.force_exit = server.should_exit = True
         await task
+
+
+async def message(reader):
+    """The next HTTP message, whole, in however many pieces it comes; nothing where the connection has ended."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError as ended:
+        if ended.partial:
+            raise
+        return b""
+    (length,) = re.findall(rb"\r\ncontent-length: *(\d+)\r\n", head, re.IGNORECASE)
+    return head + await reader.readexactly(int(length))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 from coordinator.errors import Refused
 from participants.http import Delivery, Key, SignedRequests, Verifier, delivery_of
 from participants.http.signing import signed_headers
-from tests.integration.http.server import serving
+from tests.integration.http.server import serving, whole
 
 KEY = Key("k", b"s" * 32)
 DELIVERY = Delivery(gid="g", step="s", direction="action")
@@ -23,7 +23,7 @@ class Application:
         self.seen = []
 
     async def __call__(self, scope, receive, send):
-        body = (await receive())["body"]
+        body = await whole(receive)
         try:
             self.seen.append((delivery_of(scope), body))
         except Refused:

@@ -20,7 +20,7 @@ from coordinator.errors import Compensated
 from coordinator.sagas.definition import Attempts, Saga, StepContext, step
 from participants.http import Key
 from participants.http.service import Bounds, Service, Services
-from tests.integration.http.server import Answers, serving
+from tests.integration.http.server import Answers, message, serving
 
 KEY = Key("payments", b"k" * 32)
 SETTINGS = Settings(lease_s=5.0, recovery_s=0.2)
@@ -143,10 +143,10 @@ async def losing_the_first_answer(port, path):
     async def carry(reader, writer):
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            while request := await reader.read(65536):
+            while request := await message(reader):
                 up_writer.write(request)
-                answer = await up_reader.read(65536)
-                if not lost and b"POST " + path + b" " in request:
+                answer = await message(up_reader)
+                if not lost and request.startswith(b"POST " + path + b" "):
                     lost.append(answer)
                     break
                 writer.write(answer)

@@ -2,6 +2,13 @@
 
 import asyncio
 
+LONGEST_TEXT = 100
+
+
+def _ends_in(before: bytes, data: bytes, text: bytes | None) -> bool:
+    """Whether *text* ends in *data*, wherever between two reads it was cut after *before*."""
+    return text is not None and (before + data).find(text, max(0, len(before) - len(text) + 1)) >= 0
+
 
 class Relay:
     """Forwards to 127.0.0.1:*port*. A connection that sends a given text is disturbed from then on."""
@@ -74,14 +81,15 @@ class Relay:
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deaf: asyncio.Event) -> None:
         """To the server: also what was sent by a client that has gone since."""
-        held = False
+        held, before = False, b""
         try:
             while data := await reader.read(65536):
-                if self._unanswered_text is not None and self._unanswered_text in data:
+                if _ends_in(before, data, self._unanswered_text):
                     deaf.set()
-                if held or (self._held_text is not None and self._held_text in data):
+                if held or _ends_in(before, data, self._held_text):
                     held = True
                     await self._keep(data)
+                before = (before + data)[-LONGEST_TEXT:]
                 writer.write(data)
                 await writer.drain()
         except OSError:
