@@ -14,7 +14,13 @@ from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.http import delivery_of
 
 Effect = Callable[[asyncpg.Connection, str, Any], Awaitable[dict[str, Any]]]
+# How a reservation had ended that is asked to end the other way: the coordinator is to hear it, not to ask again.
+_HAD_ENDED = {Direction.CONFIRM: {"ended": "aborted"}, Direction.CANCEL: {"ended": "committed"}}
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.TooManyConnectionsError, Unavailable)
+
+
+class Nothing(BaseModel):
+    """What a confirmation and a cancellation are sent: their headers say it all."""
 
 
 class No(Exception):
@@ -30,7 +36,7 @@ async def guarded(
         return _says(400, f"this is the path of a {direction}")
     body = await request.body()
     try:
-        told = model.model_validate_json(body)
+        told = model.model_validate_json(body or b"{}")
     except ValidationError as invalid:
         return _says(422, f"{invalid.error_count()} values are wrong")
     call = Call(delivery.gid, delivery.step, direction, body, delivery.term)
@@ -49,6 +55,8 @@ async def _pass(connection: Any, barrier: Barrier, call: Call, told: Any, effect
     passage = await barrier.enter(connection, call)
     match passage.verdict:
         case Verdict.TOO_LATE:
+            if ended := _HAD_ENDED.get(call.direction):
+                return JSONResponse(ended)
             return _says(409, "it was undone before")
         case Verdict.NOTHING_TO_UNDO:
             return JSONResponse({})

@@ -1,4 +1,4 @@
-"""Accounts that are charged by sagas: `/charge`, and `/charge/undo` for what was charged."""
+"""Accounts that are charged by sagas: `/charge`, and `/charge/undo` for what was charged. `/reservation` is for TCC."""
 
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -9,6 +9,7 @@ import asyncpg
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
+from examples.payments import holds
 from examples.payments.guarded import No, guarded
 from participants.barrier import Barrier, Direction
 from participants.http import Key, SignedRequests, Verifier
@@ -55,7 +56,7 @@ def create_app(database: str, keys: Iterable[Key]) -> FastAPI:
         async with asyncpg.create_pool(database, min_size=1, max_size=10) as pool:
             async with pool.acquire() as connection:
                 await barrier.create(connection)
-                await connection.execute(TABLES)
+                await connection.execute(TABLES + holds.TABLE)
             pools[:] = [pool]
             yield
 
@@ -79,4 +80,5 @@ def create_app(database: str, keys: Iterable[Key]) -> FastAPI:
     async def undo_endpoint(request: Request) -> Response:
         return await guarded(request, pools[0], barrier, Direction.COMPENSATION, Charge, refund)
 
+    holds.add_endpoints(app, lambda: pools[0], barrier)
     return app

@@ -1,0 +1,86 @@
+"""Money that is held for a transaction (try), and then charged (confirm) or given back (cancel), below `/reservation`.
+
+A held amount is neither the account's nor the shop's: it has left the balance, and is no charge yet.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, Field
+
+from examples.payments.guarded import No, Nothing, guarded
+from participants.barrier import Barrier, Direction
+from participants.http import delivery_of
+
+TABLE = """
+    CREATE TABLE IF NOT EXISTS holds (
+        id uuid PRIMARY KEY, gid text NOT NULL, account text NOT NULL, amount bigint, at timestamptz DEFAULT now()
+    );
+"""
+
+
+class Hold(BaseModel):
+    """What is held of whom."""
+
+    account: str
+    amount: int = Field(gt=0)
+
+
+async def hold(connection: Any, gid: str, told: Hold) -> dict[str, Any]:
+    """Take the money out of the account, if it is there."""
+    taken = await connection.execute(
+        "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
+    )
+    if taken == "UPDATE 0":
+        raise No("the account has not that much")
+    await connection.execute(
+        "INSERT INTO holds (id, gid, account, amount) VALUES ($1, $2, $3, $4)",
+        uuid.uuid4(), gid, told.account, told.amount,
+    )  # fmt: skip
+    return {}
+
+
+async def charge_held(connection: Any, gid: str, told: Nothing) -> dict[str, Any]:
+    """Charge what was held."""
+    await connection.execute(
+        "WITH held AS (DELETE FROM holds WHERE gid = $1 RETURNING id, gid, account, amount) "
+        "INSERT INTO charges SELECT * FROM held",
+        gid,
+    )
+    return {}
+
+
+async def give_back(connection: Any, gid: str, told: Nothing) -> dict[str, Any]:
+    """Put what was held back into the account."""
+    await connection.execute(
+        "WITH held AS (DELETE FROM holds WHERE gid = $1 RETURNING account, amount) "
+        "UPDATE accounts SET balance = balance + held.amount FROM held WHERE name = held.account",
+        gid,
+    )
+    return {}
+
+
+def add_endpoints(app: FastAPI, pool: Callable[[], asyncpg.Pool], barrier: Barrier) -> None:
+    """The four endpoints that `participants.http.reservations` calls."""
+
+    @app.post("/reservation/try")
+    async def try_endpoint(request: Request) -> Response:
+        return await guarded(request, pool(), barrier, Direction.TRY, Hold, hold)
+
+    @app.post("/reservation/confirm")
+    async def confirm_endpoint(request: Request) -> Response:
+        return await guarded(request, pool(), barrier, Direction.CONFIRM, Nothing, charge_held)
+
+    @app.post("/reservation/cancel")
+    async def cancel_endpoint(request: Request) -> Response:
+        return await guarded(request, pool(), barrier, Direction.CANCEL, Nothing, give_back)
+
+    @app.post("/reservation/pending")
+    async def pending_endpoint(request: Request) -> dict[str, Any]:
+        """What is held and not ended: for a coordinator, since only it may know."""
+        delivery_of(request.scope)
+        rows = await pool().fetch("SELECT gid, extract(epoch FROM now() - at)::float8 AS age_s FROM holds")
+        return {"pending": [dict(row) for row in rows]}
