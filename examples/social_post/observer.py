@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import asyncpg
@@ -16,6 +16,8 @@ class Observer:
 
     def __init__(self, database: str, brokers: str) -> None:
         self.messages: Counter[str] = Counter()
+        self.copies: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """The same by author and message id, by which a consumer knows a message that a relay has sent again."""
         self._database, self._brokers = database, brokers
         self._task: asyncio.Task[None] | None = None
 
@@ -44,6 +46,10 @@ class Observer:
     async def execute(self, statement: str) -> None:
         """Run *statement* on the database."""
         await self._pool.execute(statement)
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of *query*."""
+        return list(await self._pool.fetch(query, *arguments))
 
     async def rows(self, author: str) -> int:
         """How many posts of *author* are committed."""
@@ -86,7 +92,9 @@ class Observer:
 
     async def _read(self) -> None:
         async for message in self._consumer:
-            self.messages[(message.key or b"").decode()] += 1
+            author = (message.key or b"").decode()
+            self.messages[author] += 1
+            self.copies[author][dict(message.headers)["message-id"].decode()] += 1
 
 
 async def until(condition: Any, within_s: float) -> float | None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from coordinator.faults.injectors import ArmedFaults
 from examples.social_post.observer import Observer, until
 from examples.social_post.promises import POLICIES, SETTINGS
 from examples.social_post.service import TABLES, TOPIC, coordinator_of, create_post
+from tests.acceptance.copies import EVIDENCE, unexplained
 
 WHOLE_WITHIN_S = 40.0
 
@@ -26,6 +28,8 @@ class Stage:
     coordinator: Coordinator
     seen: Observer
     children: list["Children"] = field(default_factory=list)
+    repeats: Counter[str] = field(default_factory=Counter)
+    """How often a test has told a relay that it has not delivered the message of an author, when it had."""
     armed: ArmedFaults = field(default_factory=lambda: ArmedFaults(faults=[]))
 
     async def post(self, author: str, *, policy: str = "rollback", recipe: str | None = None) -> str:
@@ -38,19 +42,29 @@ class Stage:
             return "aborted"
         return "committed"
 
-    async def whole(self, author: str, answer: str = "in doubt", *, copies_max: int = 1) -> tuple[int, int]:
-        """Wait until rows and messages agree with each other and with *answer*; how many there are."""
-        there = [(1, copies) for copies in range(1, copies_max + 1)]
-        allowed = {"committed": there, "aborted": [(0, 0)]}.get(answer, [(0, 0), *there])
+    async def whole(self, author: str, answer: str = "in doubt") -> tuple[int, int]:
+        """Wait until rows and messages agree with each other and with *answer*; how many there are.
+
+        Copies of one message are one message, as they are for a consumer with an inbox; see `unexplained` for them.
+        """
+        allowed = {"committed": [(1, 1)], "aborted": [(0, 0)]}.get(answer, [(0, 0), (1, 1)])
         counts = (-1, -1)
 
         async def agreed() -> bool:
             nonlocal counts
-            counts = (await self.seen.rows(author), self.seen.messages[author])
+            counts = (await self.seen.rows(author), len(self.seen.copies[author]))
             return counts in allowed and await self.seen.prepared() == 0
 
         await until(agreed, WHOLE_WITHIN_S)
         return counts
+
+    async def sent(self, author: str, copies: int) -> bool:
+        """Whether so many copies of the message of *author* were sent."""
+        return self.seen.messages[author] == copies
+
+    async def unexplained(self) -> dict[str, int]:
+        """Messages of which there are more copies than relays had reason to send."""
+        return await unexplained(self.seen, self.repeats)
 
     async def quiet(self) -> dict[str, int]:
         """Wait until nothing is left over; what still is."""
@@ -111,6 +125,7 @@ async def staged(database: str, kafka: LocalKafka) -> AsyncIterator[Stage]:
     async with Observer(database, kafka.bootstrap) as seen:
         await seen.execute(TABLES)
         async with coordinator_of(database, kafka.bootstrap, SETTINGS) as coordinator:
+            await seen.execute(EVIDENCE)
             yield Stage(database, kafka.bootstrap, coordinator, seen)
 
 
