@@ -37,8 +37,8 @@ class Calls:
 
     clock: Clock
     chance: random.Random
-    may_call: Callable[[], Awaitable[None]]
-    """Returns once this process holds its lease; raises `Replaced` where it never will again."""
+    may_call: Callable[[], Awaitable[None] | None]
+    """None where this process holds its lease; else what returns once it does (`Replaced`: it never will again)."""
     term: Callable[[], int]
     budgets: CallBudgets
     coordinator: Any = None
@@ -152,7 +152,8 @@ class Calls:
         attempt: int,
         timeout_s: float,
     ) -> Any:
-        await self.may_call()
+        if (held := self.may_call()) is not None:
+            await held
 
         def context() -> StepContext:
             return StepContext(
@@ -192,8 +193,9 @@ def _asked_for_s(failure: BaseException) -> float:
 
 def _stored(step: StepDefinition, value: Any) -> bytes | None:
     assert step.output is not None, "an action's output has a type"
-    text = step.output.dump_json(value, warnings=False)
-    step.output.validate_json(text)  # What nobody could read again is never written.
+    # (The adapter's own two methods: those around them take longer.)
+    text = step.output.serializer.to_json(value, warnings=False)
+    step.output.validator.validate_json(text)  # What nobody could read again is never written.
     return text
 
 

@@ -16,7 +16,7 @@ class Timeouts:
         """A block that takes *seconds* at most. To be entered at once, by the task that calls this."""
         row = self._rows.get(seconds)
         if row is None:
-            row = self._rows[seconds] = _Row(seconds)
+            row = self._rows[seconds] = _Row(seconds, asyncio.get_running_loop())
         return Bound(row)
 
 
@@ -30,7 +30,7 @@ class Bound:
         self.expired, self.due_s = False, 0.0
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._row.loop)
         assert task is not None, "a call is bounded inside a task"
         self._task, self._cancelling = task, task.cancelling()
         self._row.add(self)
@@ -51,24 +51,23 @@ class Bound:
 class _Row:
     """The calls of one length that are out, the oldest first."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        self.seconds, self.loop = seconds, loop
         self.calls: dict[Bound, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: Bound) -> None:
-        loop = asyncio.get_running_loop()
-        call.due_s = loop.time() + self.seconds
+        call.due_s = self.loop.time() + self.seconds
         self.calls[call] = None
         if self._timer is None:
-            self._timer = loop.call_at(call.due_s, self._look, loop)
+            self._timer = self.loop.call_at(call.due_s, self._look)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self) -> None:
         self._timer = None
-        now_s = loop.time()
+        now_s = self.loop.time()
         for call in list(self.calls):
             if call.due_s > now_s:
-                self._timer = loop.call_at(call.due_s, self._look, loop)
+                self._timer = self.loop.call_at(call.due_s, self._look)
                 return
             del self.calls[call]
             call.expire()

@@ -42,6 +42,7 @@ from coordinator.sagas.events import Happened, encode
 from coordinator.sagas.log import Loaded, NewSaga, SagaLog, Standing
 
 logger = logging.getLogger(__name__)
+_NEVER = float("inf")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,7 +157,7 @@ class SagaEngine:
     async def _drive(self, run: SagaRun) -> None:
         shape = run.saga.shape
         while actions := owed(shape, run.state):
-            if run.deadline_s < self.clock.monotonic_s() and cancellable(shape, run.state):
+            if self._is_late(run):
                 await self._write(run, Happened(Cancelled("its deadline has passed")))
                 continue
             if run.told and (heard := await self._heard(run)) is not None:
@@ -206,7 +207,7 @@ class SagaEngine:
                 run.nudged.clear()
                 if (heard := await self._heard(run)) is not None:
                     return heard
-            elif run.deadline_s < self.clock.monotonic_s() and cancellable(run.saga.shape, run.state):
+            elif self._is_late(run):
                 return Happened(Cancelled("its deadline has passed"))
 
     async def _perform(self, run: SagaRun, action: SagaAction) -> Happened:
@@ -235,6 +236,10 @@ class SagaEngine:
             return Happened(Done(step.name))
         return Happened(StepRefused(step.name, f"no signal {step.signal!r} within {step.wait_s:g} s"))
 
+    def _is_late(self, run: SagaRun) -> bool:
+        due_s = run.deadline_s
+        return due_s != _NEVER and due_s < self.clock.monotonic_s() and cancellable(run.saga.shape, run.state)
+
     async def _write(self, run: SagaRun, happened: Happened) -> None:
         """Make it durable, and only then believe it."""
         event, output, signal = happened
@@ -258,7 +263,9 @@ class SagaEngine:
             run.values.setdefault(event.step, None)
         elif output is not None or isinstance(event, Done):
             step = run.saga.steps[event.step]  # type: ignore[union-attr]  # What has an output has a step.
-            run.values[step.name] = None if output is None or step.output is None else step.output.validate_json(output)
+            run.values[step.name] = (
+                None if output is None or step.output is None else step.output.validator.validate_json(output)
+            )
 
     # ── sleeping, and being woken ──
 
@@ -269,7 +276,7 @@ class SagaEngine:
         for name, until_s in waits.items():
             if until_s is not None and name not in run.state.marks:
                 until.append(until_s - now_s)
-        if run.deadline_s != float("inf") and cancellable(run.saga.shape, run.state):
+        if run.deadline_s != _NEVER and cancellable(run.saga.shape, run.state):
             until.append(run.deadline_s - self.clock.monotonic_s())
         return max(0.0, min(until)) if until else None
 

@@ -4,8 +4,9 @@ A saga costs one row when it begins and one for each step; nothing of it is upda
 `sagas.sql`.
 """
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +135,8 @@ class PostgresSagas:
     async def _flush(self, writer: JournalConnection, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
         started = [item for item in batch if isinstance(item, NewSaga)]
         appended = [item for item in batch if not isinstance(item, NewSaga)]
-        columns: tuple[Any, ...] = (
-            [saga.gid for saga in started],
-            [saga.name for saga in started],
-            [saga.definition for saga in started],
-            [saga.key for saga in started],
-            [saga.fingerprint for saga in started],
-            [saga.input for saga in started],
-            [saga.deadline_s for saga in started],
-            [item[0] for item in appended],
-            [item[1] for item in appended],
-            [item[2] for item in appended],
-            [item[3] for item in appended],
-        )
-        row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *columns))
+        rows = (_array(_started_json(saga) for saga in started), _array(_appended_json(item) for item in appended))
+        row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *rows))
         if not row["held"]:
             raise Replaced("this process has lost its term: its sagas are another one's")
         refused = await self._refused(appended) if row["appended"] < len(appended) else {}
@@ -186,3 +175,20 @@ class PostgresSagas:
         if lease is None:
             raise Replaced("this process is no owner: it has not registered, or it has resigned")
         return lease.owner, lease.term
+
+
+def _started_json(saga: NewSaga) -> str:
+    return (
+        f'{{"gid":{dumps(saga.gid)},"name":{dumps(saga.name)},"definition":{dumps(saga.definition)},'
+        f'"key":{dumps(saga.key)},"fingerprint":"{saga.fingerprint}","input":{saga.input},'
+        f'"deadline_s":{dumps(saga.deadline_s)}}}'
+    )
+
+
+def _appended_json(item: _Append) -> str:
+    number, position, event, final = item
+    return f'{{"number":{number},"position":{position},"event":{event},"final":{"true" if final else "false"}}}'
+
+
+def _array(items: Iterable[str]) -> str:
+    return f"[{','.join(items)}]"

@@ -1,20 +1,20 @@
 -- flush --
 -- Sagas that begin and things that happened, written only while we hold our term: its row is locked, so that a takeover
--- waits until they are durable.
+-- waits until they are durable. (As JSON: the driver spends twice the time of this statement on checking arrays.)
 WITH held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), started AS (
     INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
-    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, s.input, held.owner, held.term,
+    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, coalesce(s.input, 'null'), held.owner, held.term,
            now() + make_interval(secs => s.deadline_s)
-    FROM held, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::json[], $9::float8[])
-        AS s (gid, name, definition, key, fingerprint, input, deadline_s)
+    FROM held, json_to_recordset($3)
+        AS s (gid text, name text, definition text, key text, fingerprint text, input json, deadline_s float8)
     ON CONFLICT DO NOTHING
     RETURNING gid, number
 ), appended AS (
     INSERT INTO unanimity.saga_events (number, position, event, final)
     SELECT e.number, e.position, e.event, e.final
-    FROM held, unnest($10::bigint[], $11::int[], $12::json[], $13::boolean[]) AS e (number, position, event, final)
+    FROM held, json_to_recordset($4) AS e (number bigint, position integer, event json, final boolean)
     ON CONFLICT DO NOTHING
     RETURNING 1
 )

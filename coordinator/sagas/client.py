@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +177,10 @@ def assemble(
     """The sagas of a coordinator, and the loop that looks after those which wait or were left."""
     chance = random.SystemRandom()
 
-    async def may_call() -> None:
+    def may_call() -> Awaitable[None] | None:
+        return None if ownership.holds else holding_again()
+
+    async def holding_again() -> None:
         losses = ownership.losses
         while not ownership.holds:
             await clock.sleep(limits.SAGA_LOOK_S)
