@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
-from ssl import SSLContext
+from ssl import SSLCertVerificationError, SSLContext
 from typing import Any
 
 import aiohttp
@@ -17,6 +17,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 # Servers close idle connections, many after five seconds; a request that meets that moment has an unknown outcome.
 _IDLE_S = 4.0
 _LINE_BYTES_MAX = 8190
+# OpenSSL's codes for what is wrong with a certificate.
+_OTHER_NAME, _OUT_OF_DATE = (62, 64), (9, 10)
 
 
 class ForbiddenAddress(Misconfigured):
@@ -56,6 +58,26 @@ def refuse_literal(origin: Origin, allowed: Allowed) -> None:
     """Raise `ForbiddenAddress` where *origin* is an address, and one where no request may go."""
     if (literal := origin.literal) is not None and not allowed.allows(literal):
         raise ForbiddenAddress(f"{origin} is not on the public internet, and in no network that is allowed")
+
+
+def why_unreached(failure: Exception) -> str:
+    """Why there is no connection, and what to do about it where that is not what the words say."""
+    if isinstance(failure, aiohttp.ClientConnectorCertificateError):
+        wrong = failure.certificate_error
+        code = wrong.verify_code if isinstance(wrong, SSLCertVerificationError) else None
+        said = wrong.verify_message if isinstance(wrong, SSLCertVerificationError) else str(wrong)
+        return f"its certificate is refused ({said.rstrip('.')}): {_remedy(code)}"
+    if isinstance(failure, aiohttp.ClientConnectorSSLError):
+        return f"no TLS at {failure.host}:{failure.port} ({failure.strerror}): correct the scheme or port of its URL"
+    return str(failure)
+
+
+def _remedy(code: int | None) -> str:
+    if code in _OTHER_NAME:
+        return "register it by a name that the certificate has, or give it a certificate for this one"
+    if code in _OUT_OF_DATE:
+        return "renew it, or set the clock"
+    return "give its Service `tls=ssl.create_default_context(cafile=...)`, with the authority that signed it"
 
 
 class _CheckedResolver(AbstractResolver):

@@ -36,7 +36,7 @@ from coordinator.sagas.definition import CONTEXT, REQUEST, StepContext
 from coordinator.telemetry.context import current_headers
 from participants.http.addresses import Allowed, Origin, checked_path
 from participants.http.answers import failure_of
-from participants.http.connections import Resolve, open_session, refuse_literal, system_resolve
+from participants.http.connections import Resolve, open_session, refuse_literal, system_resolve, why_unreached
 from participants.http.signing import Delivery, Key, signed_headers
 
 Body = Callable[..., Any]
@@ -145,7 +145,8 @@ class Service:
         except Misconfigured as forbidden:
             raise Refused(f"{self.name} may not be called: {forbidden}", participant=self.name) from forbidden
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
-            raise Unavailable(f"{self.name} cannot be reached: {failure}", participant=self.name) from failure
+            said = f"{self.name} cannot be reached: {why_unreached(failure)}"
+            raise Unavailable(said, participant=self.name) from failure
         except (aiohttp.ClientError, TimeoutError, OSError) as failure:
             raise Disconnected(
                 f"{self.name} has not answered ({type(failure).__name__})", participant=self.name
