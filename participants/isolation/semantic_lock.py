@@ -54,6 +54,8 @@ class SemanticLocks:
             raise Refused("a semantic lock opens the transaction of its step: take it outside of one")
         try:
             async with self._driver.transaction(connection):
+                if not await self._driver.in_transaction(connection):
+                    raise Refused("a semantic lock is taken in one transaction, and this connection commits by itself")
                 await self._take(connection, resources, gid)
                 yield
         except _Held as held:

@@ -1,14 +1,17 @@
 """What sagas do to each other, and the countermeasures: every example with its anomaly, and without it."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
 
 from coordinator.errors import Conflict, Refused
 from examples.isolation import commutative, rereading, semantic_lock
-from participants.isolation import SemanticLocks
+from participants.barrier import SqlAlchemy
+from participants.isolation import SemanticLocks, reread
 from participants.isolation.semantic_lock import gives_way
+from tests.integration.test_barrier import DRIVERS
 
 
 @pytest.mark.parametrize(
@@ -24,25 +27,31 @@ async def test_an_anomaly_and_its_countermeasure(database, example, without, gua
     assert await example.shown(database, guarded=True) == guarded
 
 
-@pytest.fixture
-async def locks(database):
-    """Locks, and a function that takes one on a connection of its own."""
-    made, connections = SemanticLocks(), []
+class Bench:
+    """The locks in one database, by one driver, and connections of that."""
 
-    async def connect():
-        connection = await asyncpg.connect(database)
-        connections.append(connection)
-        return connection
+    def __init__(self, url, driver, stack):
+        self.driver, self._connected = DRIVERS[driver]
+        self.locks, self._url, self._stack = SemanticLocks(self.driver), url, stack
 
-    await made.create(await connect())
-    yield made, connect
-    for connection in connections:
-        await connection.close()
+    async def connect(self, **options):
+        """A connection of its own."""
+        return await self._stack.enter_async_context(self._connected(self._url, **{"autocommit": False, **options}))
 
 
-async def test_a_lock_is_kept_over_transactions_and_let_go_in_one(locks):
-    locks, connect = locks
-    one, two = await connect(), await connect()
+@pytest.fixture(params=DRIVERS)
+async def bench(request, database):
+    """On each driver."""
+    connection = await asyncpg.connect(database)
+    await SemanticLocks().create(connection)
+    await connection.execute("CREATE TABLE flights (number text, seats int); INSERT INTO flights VALUES ('LH 1', 7)")
+    await connection.close()
+    async with AsyncExitStack() as stack:
+        yield Bench(database, request.param, stack)
+
+
+async def test_a_lock_is_kept_over_transactions_and_let_go_in_one(bench):
+    locks, one, two = bench.locks, await bench.connect(), await bench.connect()
     async with locks.taken(one, "a", "b", gid="1"):
         pass
     async with locks.taken(one, "b", gid="1"):  # Again: it is a retry of the same saga.
@@ -53,8 +62,8 @@ async def test_a_lock_is_kept_over_transactions_and_let_go_in_one(locks):
     async with locks.taken(one, "c", gid="3"):  # What was refused took nothing.
         pass
     with pytest.raises(Refused, match="inside the transaction"):
-        await locks.release(one, gid="1")
-    async with one.transaction():
+        await locks.release(await bench.connect(autocommit=True), gid="1")
+    async with bench.driver.transaction(one):
         await locks.release(one, "b", gid="1")
         await locks.release(one, "b", gid="4")  # A compensation without its step.
     async with locks.taken(two, "b", gid="2"):
@@ -64,23 +73,74 @@ async def test_a_lock_is_kept_over_transactions_and_let_go_in_one(locks):
             pass
 
 
-async def test_a_step_that_fails_takes_no_lock(locks):
-    locks, connect = locks
-    one = await connect()
+async def test_a_step_that_fails_takes_no_lock(bench):
+    locks, one = bench.locks, await bench.connect()
     with pytest.raises(ZeroDivisionError):
         async with locks.taken(one, "a", gid="1"):
             raise ZeroDivisionError
     async with locks.taken(one, "a", gid="2"):
         pass
-    async with one.transaction():
+    async with bench.driver.transaction(one):
+        await bench.driver.rows(one, "SELECT 1")
         with pytest.raises(Refused, match="outside of one"):
             async with locks.taken(one, "a", gid="2"):
                 pass
 
 
-async def test_of_a_circle_the_youngest_gives_way_and_the_others_go_on(locks):
-    locks, connect = locks
-    connections = {gid: await connect() for gid in ("1", "2", "3")}
+async def test_a_connection_that_commits_by_itself_takes_nothing(bench):
+    """What it had taken before it met another's could not be given back. asyncpg's and psycopg's blocks are real."""
+    locks, one, two = bench.locks, await bench.connect(), await bench.connect(autocommit=True)
+    async with locks.taken(one, "a", gid="1"):
+        pass
+    with pytest.raises((Refused, Conflict)) as raised:
+        async with locks.taken(two, "b", "a", gid="2"):
+            raise AssertionError("nobody gets here")
+    if isinstance(bench.driver, SqlAlchemy):
+        assert "commits by itself" in str(raised.value)
+    async with locks.taken(one, "b", gid="1"):
+        pass
+
+
+async def test_what_was_changed_since_it_was_read_is_found_out(bench):
+    one, two = await bench.connect(), await bench.connect()
+    seats = "SELECT seats FROM flights WHERE number = $1"
+    async with bench.driver.transaction(one):
+        await reread(one, seats, "LH 1", expected=7, driver=bench.driver)
+        await bench.driver.rows(one, "UPDATE flights SET seats = 6 RETURNING seats")
+    async with bench.driver.transaction(two):
+        with pytest.raises(Refused, match="7 then, 6 now"):
+            await reread(two, seats, "LH 1", expected=7, driver=bench.driver)
+
+
+async def test_what_is_read_again_stays_so_until_the_transaction_ends(bench):
+    one, two = await bench.connect(), await bench.connect()
+    async with bench.driver.transaction(one):
+        await reread(one, "SELECT seats FROM flights WHERE number = $1", "LH 1", expected=7, driver=bench.driver)
+        changing = asyncio.create_task(take_a_seat(bench.driver, two))
+        await waiting_for_a_lock(bench)
+        assert not changing.done()
+    assert await changing == 6
+
+
+async def take_a_seat(driver, connection):
+    async with driver.transaction(connection):
+        return (await driver.rows(connection, "UPDATE flights SET seats = seats - 1 RETURNING seats"))[0][0]
+
+
+async def waiting_for_a_lock(bench):
+    """Until somebody in this database waits for a lock."""
+    connection = await bench.connect()
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while True:
+            async with bench.driver.transaction(connection):
+                if (await bench.driver.rows(connection, query))[0][0]:
+                    return
+            await asyncio.sleep(0.01)
+
+
+async def test_of_a_circle_the_youngest_gives_way_and_the_others_go_on(bench):
+    locks, connections = bench.locks, {gid: await bench.connect() for gid in ("1", "2", "3")}
 
     async def take(resource, gid):
         async with locks.taken(connections[gid], resource, gid=gid):
@@ -94,10 +154,10 @@ async def test_of_a_circle_the_youngest_gives_way_and_the_others_go_on(locks):
     if isinstance(answers[2], Conflict):  # It looked before the others had said that they wait: the next look tells.
         with pytest.raises(Refused, match="the youngest gives way"):
             await take("of 1", "3")
-    async with connections["3"].transaction():  # Its compensations.
+    async with bench.driver.transaction(connections["3"]):  # Its compensations.
         await locks.release(connections["3"], gid="3")
     await take("of 3", "2")
-    async with connections["2"].transaction():
+    async with bench.driver.transaction(connections["2"]):
         await locks.release(connections["2"], gid="2")
     await take("of 2", "1")
 
