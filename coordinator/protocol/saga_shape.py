@@ -9,9 +9,14 @@ from enum import StrEnum
 from typing import NewType
 
 from coordinator.errors import InvalidDefinition
+from coordinator.limits import SAGA_STEPS_MAX
 
 StepName = NewType("StepName", str)
 """The name of a step, unique in its saga."""
+
+RESERVED = ("request", "context")
+"""What functions of steps call the saga's input, and the `StepContext`; so no step is called that."""
+_IN_JSON = frozenset('"\\')  # Facts are written as JSON with names as they stand: see `sagas.events`.
 
 
 class Kind(StrEnum):
@@ -65,11 +70,18 @@ def shape_of(saga: str, steps: Iterable[Step]) -> Shape:
     listed = list(steps)
     by_name: dict[StepName, Step] = {}
     for step in listed:
+        if not step.name or not step.name.isprintable() or set(step.name) & _IN_JSON or step.name in RESERVED:
+            raise InvalidDefinition(
+                f"saga {saga!r}: a step cannot be called {step.name!r}: its name is printable, without quotation marks "
+                f"and backslashes, and none of {', '.join(RESERVED)}"
+            )
         if step.name in by_name:
             raise InvalidDefinition(f"saga {saga!r}: two steps are called {step.name!r}")
         by_name[step.name] = step
-    if not by_name:
-        raise InvalidDefinition(f"saga {saga!r} has no steps")
+    if not 0 < len(listed) <= SAGA_STEPS_MAX:
+        raise InvalidDefinition(
+            f"saga {saga!r} has {len(listed) or 'no'} steps; from 1 to {SAGA_STEPS_MAX} are allowed"
+        )
     for step in listed:
         for name in step.after:
             if name not in by_name:

@@ -17,19 +17,21 @@ import hashlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_type_hints
 
-from pydantic import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeAdapter
+from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
-from coordinator.protocol.saga_shape import Kind, OnUnknown, Shape, Step, StepName, shape_of
+from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
 from coordinator.sagas import drawing
 
 StepFunction = Callable[..., Awaitable[Any]]
-REQUEST, CONTEXT = "request", "context"
+REQUEST, CONTEXT = RESERVED
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 class Status(StrEnum):
@@ -153,11 +155,14 @@ def step(
     An action raises `Refused` for a no that stays a no, and `Unavailable` where nothing happened and asking again can
     help; anything else that it raises means that nobody knows.
     """
+    called = name or _title(action)
     if on_unknown is None:
         chosen = OnUnknown.ASK if status else OnUnknown.COMPENSATE if compensate and not pivot else OnUnknown.RETRY
-    else:
+    elif on_unknown in tuple(OnUnknown):
         chosen = OnUnknown(on_unknown)
-    called = name or action.__name__
+    else:
+        known = ", ".join(repr(each.value) for each in OnUnknown)
+        raise InvalidDefinition(f"step {called!r}: on_unknown is one of {known}, not {on_unknown!r}")
     if chosen is OnUnknown.ASK and status is None:
         raise InvalidDefinition(f"step {called!r} is to be asked about (on_unknown='ask'), and has no status=")
     if not timeout_s > 0:
@@ -192,8 +197,10 @@ def await_signal(
 
     Without it *within* seconds the step is refused, and the saga is undone. (None waits for ever.)
     """
+    if within is not None and not within > 0:
+        raise InvalidDefinition(f"step {name!r} waits for its signal for {within} seconds")
     made = StepDefinition(name=StepName(name), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name)
-    made.output = TypeAdapter(of if of is not None else Any)
+    made.output = _adapter(f"the signal {name!r}", Any if of is None else of)
     return made
 
 
@@ -214,7 +221,8 @@ class Saga:
         parallel: int = limits.SAGA_PARALLEL_MAX,
     ) -> None:
         self.name, self.version, self.deadline_s, self.parallel = name, version, deadline_s, parallel
-        listed = _with_order(steps)
+        self._check_bounds()
+        listed = _with_order(name, steps)
         self.shape: Shape = shape_of(name, [_as_rule(each) for each in listed])
         by_name = {each.name: each for each in listed}
         self.steps: Mapping[StepName, StepDefinition] = {each: by_name[each] for each in self.shape.steps}
@@ -235,6 +243,14 @@ class Saga:
     def svg(self) -> str:
         """The definition as an SVG document."""
         return drawing.svg(self._picture())
+
+    def _check_bounds(self) -> None:
+        if not self.name.isprintable() or not self.name:
+            raise InvalidDefinition(f"a saga has a name, of printable characters: {self.name!r}")
+        if self.parallel < 1:
+            raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
+        if self.deadline_s is not None and not self.deadline_s > 0:
+            raise InvalidDefinition(f"saga {self.name!r}: deadline_s is above zero, not {self.deadline_s}")
 
     def _picture(self) -> drawing.Picture:
         return drawing.Picture(
@@ -260,7 +276,8 @@ class Saga:
             raise InvalidDefinition(
                 f"saga {self.name!r}: {_title(function)} of step {each.name!r} is no async function"
             )
-        names = list(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
+        names = list(parameters)
         for name in names:
             if name not in known and name not in (REQUEST, CONTEXT):
                 others = ", ".join(sorted(known)) or "none yet"
@@ -268,28 +285,43 @@ class Saga:
                     f"saga {self.name!r}: {_title(function)} of step {each.name!r} takes {name!r}, which is neither "
                     f"{REQUEST!r}, {CONTEXT!r}, nor a step before it (those are: {others})"
                 )
+            if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise InvalidDefinition(
+                    f"saga {self.name!r}: {_title(function)} of step {each.name!r} takes {name!r} by its position "
+                    "only, and is given what it takes by name"
+                )
         if REQUEST in names:
             self._take_input(function)
         arguments = tuple(name for name in names if name != CONTEXT)
         return Call(function, arguments, CONTEXT in names)
 
     def _take_input(self, function: StepFunction) -> None:
+        """The type of the input, on which all agree that name one."""
         hint = _hints(self.name, function).get(REQUEST, Any)
-        found = _adapter(self.name, f"the input of {_title(function)}", hint)
-        if self.input is None:
+        found = _adapter(f"saga {self.name!r}: the input of {_title(function)}", hint)
+        if self.input is None or self.input.core_schema == _ANYTHING.core_schema:
             self.input = found
-        elif self.input.core_schema != found.core_schema:
-            raise InvalidDefinition(f"saga {self.name!r}: its steps do not agree on the type of {REQUEST!r}")
+        elif found.core_schema not in (self.input.core_schema, _ANYTHING.core_schema):
+            raise InvalidDefinition(
+                f"saga {self.name!r}: its steps do not agree on the type of {REQUEST!r}: "
+                f"{_title(function)} takes {hint!r}, one before it another"
+            )
 
 
-def _with_order(steps: Sequence[StepDefinition]) -> list[StepDefinition]:
-    """Each after the one before it, where it does not say after which it comes."""
-    before: tuple[str, ...] = ()
+def _with_order(saga: str, steps: Sequence[StepDefinition]) -> list[StepDefinition]:
+    """Each after the one before it, where it does not say after which it comes.
+
+    They are copies: a step may be part of several sagas, in another place of each.
+    """
+    listed: list[StepDefinition] = []
     for each in steps:
-        if each.after is None:
-            each.after = before
-        before = (each.name,)
-    return list(steps)
+        if not isinstance(each, StepDefinition):
+            raise InvalidDefinition(
+                f"saga {saga!r}: {each!r} is no step: write step(...), sleep(...), await_signal(...)"
+            )
+        before = (listed[-1].name,) if listed else ()
+        listed.append(replace(each, after=before if each.after is None else each.after))
+    return listed
 
 
 def _as_rule(each: StepDefinition) -> Step:
@@ -310,21 +342,35 @@ def _stored(saga: str, name: str, function: StepFunction) -> TypeAdapter[Any]:
             f"saga {saga!r}: write down what {_title(function)} of step {name!r} returns (-> None, a model, ...): "
             "it is stored, and is the input of later steps"
         )
-    return _adapter(saga, f"what {_title(function)} of step {name!r} returns", hints["return"])
+    return _adapter(f"saga {saga!r}: what {_title(function)} of step {name!r} returns", hints["return"])
 
 
 def _hints(saga: str, function: StepFunction) -> dict[str, Any]:
     try:
-        return get_type_hints(function)
+        return get_type_hints(getattr(function, "func", function))  # `functools.partial` has none of its own.
     except NameError as unknown:
         raise InvalidDefinition(f"saga {saga!r}: a type of {_title(function)} is not known: {unknown}") from unknown
 
 
-def _adapter(saga: str, what: str, hint: Any) -> TypeAdapter[Any]:
+def _adapter(what: str, hint: Any) -> TypeAdapter[Any]:
     try:
-        return TypeAdapter(hint)
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as unserialisable:
-        raise InvalidDefinition(f"saga {saga!r}: {what} cannot be stored as JSON: {hint!r}") from unserialisable
+        made: TypeAdapter[Any] = TypeAdapter(hint)
+        made.json_schema(schema_generator=_Storable)  # A function, say, has a type, and no JSON.
+    except (PydanticUserError, PydanticUndefinedAnnotation) as unserialisable:
+        raise InvalidDefinition(f"{what} cannot be stored as JSON: {hint!r}") from unserialisable
+    return made
+
+
+class _Storable(GenerateJsonSchema):
+    """Refuses what JSON cannot hold; whoever brings a validator of his own knows how his type is read."""
+
+    ignored_warning_kinds = frozenset({"skipped-choice", "non-serializable-default", "skipped-discriminator"})
+
+    def function_before_schema(self, schema: Any) -> dict[str, Any]:
+        """As that validator takes it."""
+        return {}
+
+    function_wrap_schema = function_before_schema
 
 
 def _digest(saga: Saga) -> str:

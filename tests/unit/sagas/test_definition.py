@@ -1,9 +1,10 @@
 """A definition that breaks a rule is refused when it is built, with an error that quotes it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from coordinator import InvalidDefinition
 from coordinator.sagas import Saga, await_signal, sleep, step
@@ -76,6 +77,14 @@ def plain(request: Order) -> int:
     return 1
 
 
+async def callback() -> Callable[[], int]:
+    return int
+
+
+async def positional(reserve: str, /) -> None:
+    return None
+
+
 BROKEN = {
     "cycle": (
         lambda: Saga("s", step(reserve, after="ship"), step(ship, name="ship", after="reserve")),
@@ -105,7 +114,19 @@ BROKEN = {
     "unknown argument": (lambda: Saga("s", step(reserve), step(takes_any)), "takes 'nonsense', which is neither"),
     "another input": (lambda: Saga("s", step(reserve), step(other_input)), "do not agree on the type of 'request'"),
     "not async": (lambda: Saga("s", step(plain)), "plain of step 'plain' is no async function"),
+    "function as an output": (lambda: Saga("s", step(callback)), "what callback of step 'callback' returns cannot be"),
+    "unserialisable signal": (lambda: await_signal("paid", of=Unserialisable), "the signal 'paid' cannot be stored"),
+    "by position only": (lambda: Saga("s", step(reserve), step(positional)), "takes 'reserve' by its position only"),
     "nothing": (lambda: Saga("s"), "has no steps"),
+    "too much": (lambda: Saga("s", *(step(reserve, name=f"s{n}") for n in range(101))), "has 101 steps; from 1 to 100"),
+    "no step": (lambda: Saga("s", reserve), "is no step: write step"),
+    "a word of ours": (lambda: Saga("s", step(reserve, name="request")), "a step cannot be called 'request'"),
+    "a quotation mark": (lambda: Saga("s", step(reserve, name='say "go"')), "a step cannot be called 'say \"go\"'"),
+    "no name": (lambda: Saga("", step(reserve)), "a saga has a name"),
+    "nothing at once": (lambda: Saga("s", step(reserve), parallel=0), "saga 's': parallel=0 would let none"),
+    "no deadline": (lambda: Saga("s", step(reserve), deadline_s=0), "saga 's': deadline_s is above zero, not 0"),
+    "unknown policy": (lambda: step(reserve, on_unknown="undo"), "on_unknown is one of 'compensate', 'retry', 'ask', "),
+    "no patience": (lambda: await_signal("paid", within=0), "'paid' waits for its signal for 0 seconds"),
     "no status": (lambda: step(reserve, on_unknown="ask"), "has no status="),
     "no time": (lambda: step(reserve, timeout_s=0), "timeout_s is above zero"),
     "negative sleep": (lambda: sleep("wait", -1), "sleeps for -1 seconds"),
@@ -129,3 +150,38 @@ def test_a_signal_is_an_input_of_later_steps():
 
     saga = Saga("s", await_signal("paid", within=60, of=int), step(confirm))
     assert list(saga.steps) == ["paid", "confirm"]
+
+
+def test_a_step_may_be_part_of_several_sagas_in_another_place_of_each():
+    shipping = step(ship)
+    once = Saga("s", step(reserve), step(charge), shipping, version="1")
+    again = Saga("s", step(untold, name="charge"), step(reserve), shipping, version="2")
+    assert shipping.after is None
+    assert (once.steps["ship"].after, again.steps["ship"].after) == (("charge",), ("reserve",))
+
+
+async def untold(request) -> str:
+    return str(request)
+
+
+@pytest.mark.parametrize("order", [(reserve, untold), (untold, reserve)])
+def test_a_step_that_does_not_say_of_which_type_the_input_is_agrees_with_all(order):
+    saga = Saga("s", *(step(each) for each in order))
+    assert saga.input.validate_python({"item": "apple"}) == Order(item="apple")
+
+
+class Coin:
+    pass
+
+
+def test_a_type_with_a_reader_and_a_writer_of_its_own_can_be_stored():
+    kept = Annotated[Coin, BeforeValidator(lambda _: Coin()), PlainSerializer(lambda _: 1)]
+
+    class Purse(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        coin: kept
+
+    async def earn() -> Purse:
+        return Purse(coin=1)
+
+    assert list(Saga("s", step(earn)).steps) == ["earn"]
