@@ -5,6 +5,7 @@ from tests.benchmarks.measure import Ratio
 CONCURRENCY = (1, 8, 32)
 KAFKA_ONLY, COMMIT_RECORD, TWO_PHASE, LAST_RESOURCE = "kafka_only", "commit_record", "two_phase", "last_resource"
 AIOKAFKA, OUTBOX, DELIVERED, ROW, PLAIN = "aiokafka", "outbox", "outbox_delivered", "row", "asyncpg"
+BARE = "bare"
 RELAY, RELAY2, TXOUTBOX, TXOUTBOX2, PRODUCER = "relay", "relay2", "txoutbox", "txoutbox2", "producer"
 SAGA_CONCURRENCY = (1, 64, 256)
 SAGA, DBOS = "saga", "dbos"
@@ -87,6 +88,26 @@ RATIOS: tuple[Ratio, ...] = (
 )
 
 MORE: tuple[Ratio, ...] = (
+    *(
+        Ratio(
+            f"bare_c{c}",
+            (f"{BARE}.c{c}", "rate"),
+            (f"{AIOKAFKA}.c{c}", "rate"),
+            None,
+            "a commit record's requests by hand, with no coordinator ÷ aiokafka's Kafka-only transactions",
+        )
+        for c in CONCURRENCY
+    ),
+    *(
+        Ratio(
+            f"commit_record_vs_bare_c{c}",
+            (f"{COMMIT_RECORD}.c{c}", "rate"),
+            (f"{BARE}.c{c}", "rate"),
+            None,
+            "commit record ÷ its requests by hand, without a coordinator",
+        )
+        for c in CONCURRENCY
+    ),
     Ratio(
         "outbox_delivered_c32",
         (f"{DELIVERED}.c32", "rate"),

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
@@ -24,6 +25,7 @@ from tests.benchmarks.stage import Stage
 
 Work = Callable[[int], Awaitable[None]]
 INSERT = "INSERT INTO rows (body) VALUES ($1)"
+DECIDE = "INSERT INTO decided (gid) VALUES ($1)"
 PAUSE_S = 0.15
 """What one side left to be done off its callers' path is not charged to the next."""
 WARM_S = 0.3
@@ -38,6 +40,7 @@ RECIPES = {
 AGAINST_KAFKA = (
     ratios.AIOKAFKA,
     ratios.KAFKA_ONLY,
+    ratios.BARE,
     ratios.COMMIT_RECORD,
     ratios.TWO_PHASE,
     ratios.LAST_RESOURCE,
@@ -73,6 +76,8 @@ class Contest:
             return self._kafka_only
         if side == ratios.PLAIN:
             return self._asyncpg
+        if side == ratios.BARE:
+            return self._bare
         return lambda worker: self._ours(side, worker)
 
     async def _aiokafka(self, worker: int) -> None:
@@ -82,16 +87,29 @@ class Contest:
             await producer.send_and_wait(self.topic(ratios.AIOKAFKA), value, key=key)
 
     async def _kafka_only(self, worker: int) -> None:
-        key, value = self._next(ratios.KAFKA_ONLY, worker)
-        kafka, name, gid = (
-            self.coordinator.engine.participants["events"].participant,
-            BranchName("events"),
-            Gid("bench"),
-        )
-        session = await kafka.begin(gid, recipe=Recipe.COMMIT_RECORD)
-        session.publish(Message(id="m", participant=name, topic=self.topic(ratios.KAFKA_ONLY), key=key, value=value))
+        prepared = await self._produced(ratios.KAFKA_ONLY, worker)
+        await self._kafka.commit(prepared)
+
+    async def _bare(self, worker: int) -> None:
+        """What a commit record asks of both servers, and nothing that would find it again after a crash."""
+        side = self.topic(ratios.BARE)
+        async with self.pool.acquire() as connection, connection.transaction():
+            await connection.execute(INSERT, side)
+            prepared = await self._produced(ratios.BARE, worker)
+            await connection.execute(DECIDE, f"{side} {worker} {self.sent[ratios.BARE][worker]}")
+        await self._kafka.commit(prepared)
+
+    @property
+    def _kafka(self) -> Any:
+        return self.coordinator.engine.participants["events"].participant
+
+    async def _produced(self, side: str, worker: int) -> Prepared:
+        """One message, acknowledged, in a transaction of our pool that waits for its end."""
+        (key, value), name, gid = self._next(side, worker), BranchName("events"), Gid("bench")
+        session = await self._kafka.begin(gid, recipe=Recipe.COMMIT_RECORD)
+        session.publish(Message(id="m", participant=name, topic=self.topic(side), key=key, value=value))
         _, evidence = await session.vote(30)
-        await kafka.commit(Prepared(gid=gid, branch=name, evidence=evidence))
+        return Prepared(gid=gid, branch=name, evidence=evidence)
 
     async def _asyncpg(self, worker: int) -> None:
         self._next(ratios.PLAIN, worker)
@@ -130,7 +148,7 @@ async def compare(stage: Stage, *, concurrency: Sequence[int], postgres_too: boo
     """Every side at every concurrency."""
     url = await stage.postgres.create_database("transactions")
     pool = await asyncpg.create_pool(url, min_size=32, max_size=40)
-    await pool.execute("CREATE TABLE rows (body text)")
+    await pool.execute("CREATE TABLE rows (body text); CREATE TABLE decided (gid text PRIMARY KEY)")
     try:
         participants = {"db": Postgres(url), "events": Kafka(stage.kafka.bootstrap)}
         async with Coordinator(journal=url, participants=participants) as coordinator:
