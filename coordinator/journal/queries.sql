@@ -73,7 +73,7 @@ RETURNING gid;
 -- An intent or a parked transaction becomes a decision, once; whoever concludes it finishes it.
 UPDATE unanimity.decisions SET
     standing = $2, reason = CASE WHEN $3 = '' THEN reason ELSE $3 END, concluded_at = now(), owner = $4, term = $5,
-    hold_until = now() + make_interval(secs => $6)
+    decided_by = NULL, adopted_at = NULL, hold_until = now() + make_interval(secs => $6)
 WHERE gid = $1 AND standing IN ('intent', 'parked');
 
 -- finish --
@@ -89,7 +89,8 @@ WHERE d.gid = f.gid AND d.done_at IS NULL;
 -- Make unfinished records of the dead ours: of owners we took over, of owners that are no longer listed, and records
 -- whose owner's term has moved past them. And, once, parked records that were held for longer than they may be.
 -- Every adoption is counted, but those from an owner that resigned: it did not die of them. One with more than $6 is set
--- aside: not adopted while its alert is open, nor to be driven before somebody has resolved it.
+-- aside: not adopted while its alert is open, nor to be driven before somebody has resolved it. Who had recorded what
+-- stands is kept; of what was held for too long it is the adopter, who decides by that.
 WITH found AS (
     SELECT d.gid, d.owner AS former, d.standing, coalesce(o.lease_until = '-infinity', false) AS resigned
     FROM unanimity.decisions AS d LEFT JOIN unanimity.owners AS o USING (owner)
@@ -115,6 +116,9 @@ UPDATE unanimity.decisions AS d SET
     owner = $1,
     term = $2,
     adoptions = d.adoptions + CASE WHEN locked.resigned THEN 0 ELSE 1 END,
+    decided_by = CASE WHEN d.standing <> 'parked' THEN coalesce(d.decided_by, d.owner || ' (term ' || d.term || ')') END,
+    adopted_at = CASE WHEN d.standing <> 'parked' THEN now() END,
+    concluded_at = CASE WHEN d.standing = 'parked' THEN now() ELSE d.concluded_at END,
     standing = CASE WHEN d.standing = 'parked' THEN 'abort' ELSE d.standing END,
     reason = CASE WHEN d.standing = 'parked' THEN 'held for longer than it may be' ELSE d.reason END
 FROM locked

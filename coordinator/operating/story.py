@@ -13,7 +13,7 @@ from coordinator.engine.run import resume
 from coordinator.gids import issued_at
 from coordinator.journal.rows import record_of
 from coordinator.ports import Record
-from coordinator.protocol.model import Gid, Recipe
+from coordinator.protocol.model import Ending, Gid, Recipe
 from coordinator.protocol.two_phase import owed
 
 _RECORDED = {
@@ -22,6 +22,9 @@ _RECORDED = {
     "intent": "the intent",
     "parked": "that it waits for an operator",
 }
+
+
+_OPPOSITE = {"commit": Ending.ABORTED, "abort": Ending.COMMITTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ def tell(row: Mapping[str, Any]) -> list[Line]:
 def state(row: Mapping[str, Any]) -> str:
     """Where a transaction is, in a word or two. *row*: with `standing`, `done` (or `done_at`) and `alerts`."""
     done = row["done"] if "done" in row else row["done_at"] is not None
+    torn = ", ".join(f"{branch} {ending}" for branch, ending in otherwise(row).items())
     words = {
         ("commit", False): "committing",
         ("commit", True): "committed",
@@ -49,7 +53,14 @@ def state(row: Mapping[str, Any]) -> str:
         ("intent", False): "in doubt: the last resource is asked",
         ("parked", False): "parked: waits for an operator",
     }
-    return words.get((row["standing"], done), str(row["standing"]))
+    said = words.get((row["standing"], done), str(row["standing"]))
+    return f"{said}, but {torn}" if torn else said
+
+
+def otherwise(row: Mapping[str, Any]) -> dict[str, str]:
+    """The branches of a decided transaction that ended otherwise, or nobody knows how: it is never told as clean."""
+    wrong = {Ending.HAZARD, Ending.LOST, _OPPOSITE.get(row["standing"])}
+    return {branch: ending for branch, ending in (row["endings"] or {}).items() if ending in wrong}
 
 
 def owed_now(row: Mapping[str, Any]) -> list[str]:
@@ -69,12 +80,14 @@ def _past(row: Mapping[str, Any]) -> Iterator[Line]:
     key = f", key {row['idempotency_key']!r}" if row["idempotency_key"] else ""
     yield Line(issued_at(Gid(row["gid"])), f"{row['name']} began, by recipe {row['recipe']}{key}")
     votes = "; ".join(_vote(branch) for branch in row["branches"]) or "no branches"
-    by = f"by {row['owner']} (term {row['term']}){_because(row)}"
+    by = f"by {row['decided_by'] or _owner(row)}{_because(row)}"
     if row["concluded_at"] is None:
         yield Line(row["created_at"], f"{_RECORDED[row['standing']]} was recorded {by}: {votes}")
-    else:  # Whoever concludes a row becomes its owner.
+    else:
         yield Line(row["created_at"], f"it was recorded as an intent, or as parked: {votes}")
         yield Line(row["concluded_at"], f"it was concluded, {row['standing']}, {by}")
+    if row["adopted_at"] is not None:
+        yield Line(row["adopted_at"], f"it was adopted by {_owner(row)}")
     for attempt in row["attempts"]:
         yield Line(attempt["first_at"], f"{attempt['action']} of {attempt['branch']} was not answered at first")
         if attempt["tried"] > 1:
@@ -85,7 +98,8 @@ def _past(row: Mapping[str, Any]) -> Iterator[Line]:
     for alert in row["alerts"]:
         yield Line(alert["raised_at"], f"ALERT {alert['kind']}: {alert['detail']}")
     for entry in row["audit"]:
-        yield Line(entry["at"], f"{entry['actor']} said {entry['action']}: {entry['reason']}")
+        about = f" ({entry['detail']})" if entry["detail"] else ""
+        yield Line(entry["at"], f"{entry['actor']} said {entry['action']}{about}: {entry['reason']}")
     if row["done_at"] is not None:
         endings = ", ".join(f"{branch} {ending}" for branch, ending in (row["endings"] or {}).items())
         yield Line(row["done_at"], f"nothing was owed any more{': ' + endings if endings else ''}")
@@ -108,6 +122,10 @@ def _present(row: Mapping[str, Any]) -> Iterator[str]:
     for alert in row["alerts"]:
         if alert["resolved_at"] is None:
             yield f"the alert {alert['kind']} is open"
+
+
+def _owner(row: Mapping[str, Any]) -> str:
+    return f"{row['owner']} (term {row['term']})"
 
 
 def _because(row: Mapping[str, Any]) -> str:

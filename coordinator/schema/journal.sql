@@ -24,7 +24,9 @@ CREATE TABLE unanimity.decisions (
     created_at      timestamptz NOT NULL DEFAULT now(),
     concluded_at    timestamptz,
     done_at         timestamptz,
-    adoptions       integer NOT NULL DEFAULT 0
+    adoptions       integer NOT NULL DEFAULT 0,
+    decided_by      text,
+    adopted_at      timestamptz
 );
 
 CREATE INDEX decisions_unfinished ON unanimity.decisions (owner) WHERE done_at IS NULL;

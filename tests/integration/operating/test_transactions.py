@@ -4,8 +4,16 @@ import asyncpg
 
 from coordinator import Coordinator
 from coordinator.faults.injectors import ArmedFaults, parse
+from coordinator.operating.desk import wait_until_done
 from participants import Postgres
 from tests.integration.operating.conftest import SETTINGS, TABLE
+
+LIVE = "SELECT owner FROM unanimity.owners WHERE lease_until > now()"
+
+
+def opened(database):
+    """A coordinator of this database alone."""
+    return Coordinator(journal=database, participants={"db": Postgres(database)}, settings=SETTINGS)
 
 
 async def rows(database, statement):
@@ -114,3 +122,44 @@ async def test_what_nobody_knows_is_said_so(operator, parked):
     unknown = await operator.run("transactions", "show", "unan:01JD3Q9V2K8RZ6W0X5C7T4M1NB")
     assert unknown.exit_code == 1
     assert "it was finished and forgotten" in unknown.stderr
+
+
+async def test_a_torn_transaction_is_never_told_as_clean(operator, parked, database):
+    """An administrator rolled its branch back by hand; also when the alert is resolved, list and story say so."""
+    connection = await asyncpg.connect(database)
+    await connection.execute(f"ROLLBACK PREPARED '{parked}:db'")
+    await connection.close()
+    done = await operator.run("transactions", "resolve", parked, "commit", "--yes", "--reason", "ops-6")
+    assert "it has been carried out" in done.stderr
+    torn = "committed, but db aborted"
+    (listed,) = await operator.json("transactions", "list", "--state", "alerted")
+    assert listed["state"] == torn
+    resolved = await operator.run("alerts", "resolve", parked, "heuristic", "--reason", "written again", "--by", "ann")
+    assert resolved.exit_code == 0, resolved.output
+    told = (await operator.run("transactions", "show", parked)).stdout
+    assert f"now: {torn}" in told
+    assert "ann said resolve alert (heuristic): written again" in told
+    (listed,) = await operator.json("transactions", "list", "--state", "finished")
+    assert (listed["state"], listed["alerts"]) == (torn, 0)
+
+
+async def test_who_decided_stays_in_the_story_when_another_process_carries_it_out(operator, database):
+    """Each by its own name, and each at its time."""
+    lost = ArmedFaults(faults=[parse("pg.commit_prepared:before=error(ConnectionResetError)")])
+    with lost:
+        async with opened(database) as first:
+            async with first.transaction("create-post", recipe="two-phase") as transaction:
+                connection = await transaction.enlist("db")
+                await connection.execute(TABLE)
+                await connection.execute("INSERT INTO posts VALUES ('ann')")
+            ((decider,),) = await rows(database, LIVE)
+    assert transaction.outcome is not None
+    gid = transaction.outcome.gid
+    async with opened(database):
+        ((adopter,),) = await rows(database, LIVE)
+        assert await wait_until_done(database, gid, within_s=10)
+    told = [line[25:] for line in (await operator.run("transactions", "show", gid)).stdout.splitlines()]
+    (decided,) = [number for number, line in enumerate(told) if f"was recorded by {decider} (term 1)" in line]
+    (adopted,) = [number for number, line in enumerate(told) if line.startswith(f"it was adopted by {adopter} (term ")]
+    assert decided < adopted
+    assert told[-1] == "now: committed"
