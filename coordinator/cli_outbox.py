@@ -1,5 +1,6 @@
 """`coordinator outbox`: what waits to be delivered, who delivers it, and what was given up."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from coordinator.cli_schema import DatabaseOption
 from coordinator.errors import Refused
 from coordinator.operating import desk
 from coordinator.operating.ledger import connected, open_ledger
-from participants.outbox.dead_letters import DeadLetters
+from participants.outbox.dead_letters import DeadLetter, DeadLetters
 
 app = typer.Typer(
     no_args_is_help=True, help="The outbox of a database: its backlog, its relays, and what was given up."
@@ -20,6 +21,7 @@ Ids = Annotated[
 ]
 AllOption = Annotated[bool, typer.Option("--all", envvar="COORDINATOR_ALL", help="All that were given up.")]
 _LIMIT = 1000
+"""How many are listed."""
 
 
 @app.command()
@@ -108,20 +110,25 @@ class _Letters:
     async def _change(self, what: str, reason: str, by: str) -> int:
         async with connected(self._database, read_only=False) as connection:
             letters = DeadLetters(connection)
-            dead = {letter.id: letter for letter in await letters.list(_LIMIT)}
+            dead = {letter.id: letter for letter in await letters.list(None)}
             unknown = [id_ for id_ in self._ids if id_ not in dead]
             if unknown:
                 raise Refused(f"{unknown[0]} was not given up: `coordinator outbox status` lists what was")
             chosen = list(dead) if self._every else self._ids
-            detail = "; ".join(_told(dead[id_]) for id_ in chosen)
-            # Written first: an act without a trace must be impossible.
-            await desk.note(self._journal, by=by, action=f"outbox {what}", gid="", reason=reason, detail=detail)
             act = letters.retry if what == "retry" else letters.discard
+            # Written first: an act without a trace must be impossible.
+            details = _by_transaction(dead[id_] for id_ in chosen)
+            await desk.note(self._journal, by=by, action=f"outbox {what}", reason=reason, details=details)
             return await act(*chosen)
 
 
-def _told(letter: Any) -> str:
-    return f"{letter.message_id} to {letter.participant} {letter.topic}: {letter.last_error}"
+def _by_transaction(letters: Iterable[DeadLetter]) -> dict[str, str]:
+    """What is kept of them, by the transaction that published them (its id is what their ids begin with)."""
+    told: dict[str, list[str]] = {}
+    for letter in letters:
+        what = f"{letter.message_id} to {letter.participant} {letter.topic}: {letter.last_error}"
+        told.setdefault(letter.message_id.rpartition(":")[0], []).append(what)
+    return {gid: "; ".join(each) for gid, each in told.items()}
 
 
 def _row(letter: Any) -> dict[str, Any]:

@@ -87,10 +87,11 @@ async def resolve_alert(url: str, gid: str, kind: str, *, by: str, reason: str) 
             raise Refused(f"there is no open alert {kind!r} about {gid}: `coordinator alerts list` shows them", gid=gid)
 
 
-async def note(url: str, *, by: str, action: str, gid: str, reason: str, detail: str = "") -> None:
-    """Keep in the audit what an operator does elsewhere."""
+async def note(url: str, *, by: str, action: str, reason: str, details: Mapping[str, str]) -> None:
+    """Keep in the audit what an operator does elsewhere: *details* by gid, so that each story tells its own."""
     async with open_stores(url, load()) as stores:
-        await stores.alerts.audit(actor=by, action=action, gid=Gid(gid), reason=reason, detail=detail)
+        for gid, detail in details.items():
+            await stores.alerts.audit(actor=by, action=action, gid=Gid(gid), reason=reason, detail=detail)
 
 
 async def wait_until_done(url: str, gid: str, *, within_s: float) -> bool:

@@ -28,8 +28,8 @@ class DeadLetters:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def list(self, limit: int = 100) -> Sequence[DeadLetter]:
-        """The oldest *limit* dead letters."""
+    async def list(self, limit: int | None = 100) -> Sequence[DeadLetter]:
+        """The oldest *limit* dead letters; None is all of them."""
         return [DeadLetter(**row) for row in await self._connection.fetch(SQL["list_dead"], limit)]
 
     async def retry(self, *ids: int) -> int:
