@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -50,7 +49,7 @@ def doctor(
             table.add_row(
                 *(Text(cell) for cell in (finding.server, finding.what, finding.found)), verdict, finding.remedy
             )
-        Console().print(table)
+        out.page().print(table)
     raise typer.Exit(examination.worst(findings))
 
 

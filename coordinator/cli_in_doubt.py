@@ -53,6 +53,7 @@ def list_(
         for one in out.run(lambda: _find(url, given, clock))
     ]
     out.show(rows, ("gid", "prepared_at", "age_s", "journal", "prospect"), output, nothing="nothing is in doubt")
+    out.warn_of_no_participants(given)
 
 
 @app.command()

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 err = Console(stderr=True)
 
 REFUSED, UNAVAILABLE, UNKNOWN = 1, 3, 4
+_WIDE = 1000
 
 
 class Output(StrEnum):
@@ -104,6 +105,18 @@ def participants(given: Sequence[str]) -> dict[str, ParticipantSettings]:
     return {name: ParticipantSettings.model_validate(url) for name, _, url in pairs}
 
 
+def warn_of_no_participants(given: Mapping[str, ParticipantSettings]) -> None:
+    """Say that only the journal was looked at, where nobody was there to be asked: else it would look like peace."""
+    if not given:
+        err.print(
+            "no participant was asked: give --participant, or participants in coordinator.toml",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def show(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], output: Output, *, nothing: str = "none") -> None:
     """Print *rows*: as a table of *columns*, or all of them as a JSON array."""
     if output is Output.JSON:
@@ -112,12 +125,34 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], output: Outp
     if not rows:
         err.print(nothing)
         return
+    console, names = page(), [*columns]
+    cells = [[Text(words(row[name])) for name in names] for row in rows]
     table = Table(header_style="bold")
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(words(row[column])) for column in columns))
-    Console().print(table)
+    for name in names:
+        table.add_column(_heading(name), overflow="fold")
+    for row_cells in cells:
+        table.add_row(*row_cells)
+    if console.measure(table, options=console.options.update(width=_WIDE)).maximum <= console.width:
+        console.print(table)
+        return
+    for row_cells in cells:  # One below the other, where beside each other every cell would be folded.
+        record = Table.grid(padding=(0, 2))
+        for name, cell in zip(names, row_cells, strict=True):
+            record.add_row(Text(_heading(name), style="bold"), cell)
+        console.print(record)
+        console.print()
+
+
+def _heading(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def page() -> Console:
+    """Where tables are printed: as wide as they need where nobody looks (a pipe, a file), so that no line is folded."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDE
+    return console
 
 
 def as_json(data: object) -> str:

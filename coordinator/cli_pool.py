@@ -10,7 +10,7 @@ from coordinator.operating.parties import Party, parties
 from participants import Kafka
 
 _AT_ONCE = 16
-_COLUMNS = ("cluster", "transactional_id", "owner", "owner_lives", "state", "epoch", "open_s", "named_by")
+_COLUMNS = ("cluster", "transactional_id", "owner", "owner_lives", "state", "epoch", "open_s", "rest_s", "named_by")
 
 
 def pool(
@@ -21,7 +21,7 @@ def pool(
     """List the transactional ids: their owners, their states at the broker, and how long one is open or rests.
 
     An id in state Ongoing holds up the readers of its partitions. One whose owner is dead is settled by whoever runs,
-    once no unfinished transaction names it. Example:
+    once no unfinished transaction names it. A rest is counted from when its last transaction began. Example:
 
         coordinator pool --participant events=kafka://localhost:9092
     """
@@ -40,11 +40,12 @@ def pool(
                 await party.close()
 
     out.show(out.run(look), _COLUMNS, output, nothing="no transactional id has been made yet")
+    out.warn_of_no_participants(given)
 
 
 async def _describe(row: Row, party: Party | None, limit: asyncio.Semaphore) -> None:
     """Add what the coordinating broker says of the id."""
-    row |= {"state": "not asked", "epoch": None, "open_s": None}
+    row |= {"state": "not asked", "epoch": None, "open_s": None, "rest_s": None}
     if not isinstance(party, Kafka):
         return
     async with limit:
@@ -55,5 +56,6 @@ async def _describe(row: Row, party: Party | None, limit: asyncio.Semaphore) -> 
             return
     row["state"] = state.state or "unknown to the broker"
     row["epoch"] = state.producer.epoch
-    if state.started_ms > 0 and state.state in ("Ongoing", "PrepareCommit", "PrepareAbort"):
-        row["open_s"] = max(0.0, time.time() - state.started_ms / 1000)
+    if state.started_ms > 0:
+        since = "rest_s" if state.state in ("CompleteCommit", "CompleteAbort") else "open_s"
+        row[since] = max(0.0, time.time() - state.started_ms / 1000)

@@ -23,7 +23,11 @@ DatabaseOption = Annotated[
 ]
 Components = Annotated[
     list[str] | None,
-    typer.Argument(help=f"Which tables: {', '.join(schema.COMPONENTS)}. By default all.", show_default=False),
+    typer.Argument(
+        help=f"Which tables: {', '.join(schema.COMPONENTS)}. By default all.",
+        show_default=False,
+        autocompletion=lambda: list(schema.COMPONENTS),
+    ),
 ]
 
 

@@ -19,7 +19,10 @@ _COLUMNS = ("gid", "name", "recipe", "state", "age_s", "owner", "owner_lives", "
 @app.command("list")
 def list_(
     state: Annotated[
-        str, typer.Option(envvar="COORDINATOR_STATE", help=f"One of: {', '.join(STATES)}.")
+        str,
+        typer.Option(
+            envvar="COORDINATOR_STATE", help=f"One of: {', '.join(STATES)}.", autocompletion=lambda: list(STATES)
+        ),
     ] = "unfinished",
     name: Annotated[str, typer.Option(envvar="COORDINATOR_NAME", help="Only transactions of this name.")] = "",
     limit: Annotated[int, typer.Option(envvar="COORDINATOR_LIMIT", min=1, help="At most so many.")] = 50,

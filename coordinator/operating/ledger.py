@@ -1,6 +1,7 @@
 """The journal's database as operators read it: one connection that cannot write, and rows as plain data."""
 
 import json
+import math
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -138,7 +139,14 @@ async def open_ledger(url: str, *components: str) -> AsyncIterator[Ledger]:
 
 
 def _plain(row: Mapping[str, Any]) -> Row:
-    return {name: json.loads(value) if name in _JSON and value is not None else value for name, value in row.items()}
+    return {name: _value(name, value) for name, value in row.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    """A lease that was given up ended "infinitely" long ago, of which JSON and people know nothing: it is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return json.loads(value) if name in _JSON and value is not None else value
 
 
 _JSON = frozenset({"branches", "endings", "events"})

@@ -15,6 +15,15 @@ SETTINGS = Settings(lease_s=2.0, recovery_s=0.2, settle_within_s=1.0)
 TABLE = "CREATE TABLE IF NOT EXISTS posts (author text NOT NULL)"
 
 
+def strict(text):
+    """JSON as every program reads it: without Python's own NaN and Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
 class Operator:
     """Runs commands against one journal."""
 
@@ -28,7 +37,7 @@ class Operator:
 
     async def json(self, *arguments):
         """What the command prints for programs."""
-        return json.loads((await self.run(*arguments, "--output", "json")).stdout)
+        return strict((await self.run(*arguments, "--output", "json")).stdout)
 
 
 @pytest.fixture

@@ -100,3 +100,13 @@ async def test_a_parked_transaction_is_in_doubt_too(operator, parked, database):
     gone = await operator.run("in-doubt", "abort", parked, *participants, "--reason", "ops-9", "--yes")
     assert gone.exit_code == 1
     assert "is not in doubt" in gone.stderr
+
+
+async def test_where_nobody_is_asked_it_is_not_told_as_peace(operator, prepare, database):
+    """Without participants only the journal is looked at, and that is said."""
+    gid = await prepare(timedelta(minutes=5))
+    blind = await operator.run("in-doubt", "list")
+    assert "no participant was asked" in blind.stderr
+    seeing = await operator.run("in-doubt", "list", "--participant", f"db={database}")
+    assert gid in seeing.stdout
+    assert "no participant was asked" not in seeing.stderr

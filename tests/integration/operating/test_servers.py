@@ -1,6 +1,6 @@
 """`coordinator schema`, `outbox`, `pool` and `watch`, and what commands say when a server is away or not ready."""
 
-import json
+import asyncio
 
 import asyncpg
 import pytest
@@ -9,7 +9,7 @@ from coordinator import Coordinator
 from coordinator.schema import COMPONENTS, apply, migrations
 from examples.social_post.service import TABLES
 from participants import Kafka, Postgres
-from tests.integration.operating.conftest import NOWHERE, SETTINGS
+from tests.integration.operating.conftest import NOWHERE, SETTINGS, strict
 
 
 @pytest.fixture
@@ -71,6 +71,21 @@ async def test_what_was_given_up_is_listed_retried_and_discarded(operator, conne
     assert await connection.fetchval("SELECT count(*) FROM unanimity.outbox WHERE NOT dead") == 1
 
 
+async def test_all_are_all_however_many(operator, connection):
+    """And each transaction's story tells what became of its messages."""
+    await connection.execute(
+        "INSERT INTO unanimity.outbox (message_id, participant, topic, shard, dead, attempts, last_error) "
+        "SELECT 'unan:' || n % 2 || ':' || n, 'events', 'gone', 0, true, 6, 'x' FROM generate_series(1, 1200) AS n"
+    )
+    done = await operator.run("outbox", "discard", "--all", "--reason", "ops-14", "--by", "ann", "--yes")
+    assert "1200 are gone" in done.stderr
+    audited = await connection.fetch("SELECT gid, detail FROM unanimity.audit ORDER BY gid")
+    assert [(row["gid"], row["detail"].count("to events gone: x")) for row in audited] == [
+        ("unan:0", 600),
+        ("unan:1", 600),
+    ]
+
+
 async def test_the_pool_shows_whose_each_id_is_and_what_the_broker_says(
     operator, connection, database, kafka, posts_topic
 ):
@@ -93,6 +108,11 @@ async def test_the_pool_shows_whose_each_id_is_and_what_the_broker_says(
                 pass
             assert len(ongoing) == 1
             assert ongoing[0]["open_s"] >= 0
+            assert ongoing[0]["rest_s"] is None
+            rows = await operator.json("pool", "--participant", f"events=kafka://{kafka.bootstrap}")
+            (rested,) = [row for row in rows if row["state"] == "CompleteCommit"]
+            assert rested["rest_s"] >= 0
+            assert rested["open_s"] is None
         assert {row["state"] for row in await operator.json("pool")} == {"not asked"}
         away = await operator.json("pool", "--participant", f"events=kafka://{NOWHERE}")
         assert all("no answer" in row["state"] for row in away)
@@ -104,7 +124,30 @@ async def test_watching_shows_everything_at_a_glance(operator, parked):
     assert "parked: an operator decides" in shown
     assert "owners" in shown
     lines = (await operator.run("watch", "--looks", "2", "--every", "0.1", "--output", "json")).stdout.splitlines()
-    assert [json.loads(line)["pulse"]["parked"] for line in lines] == [1, 1]
+    assert [strict(line)["pulse"]["parked"] for line in lines] == [1, 1]
+
+
+async def test_a_lease_that_was_given_up_is_no_number(operator, database):
+    """Programs read what is printed, whoever has gone: "infinitely long ago" is no JSON."""
+    participants = {"db": Postgres(database), "events": Kafka(NOWHERE)}
+    async with Coordinator(journal=database, participants=participants, settings=SETTINGS):
+        while not (await operator.json("outbox", "status"))["relays"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    (line,) = (await operator.run("watch", "--looks", "1", "--output", "json")).stdout.splitlines()
+    assert [owner["lease_s"] for owner in strict(line)["owners"]] == [None]
+    (relay,) = (await operator.json("outbox", "status"))["relays"]
+    assert (relay["relay"], relay["lease_s"]) == ("(nobody)", None)
+
+
+async def test_an_id_is_whole_wherever_it_is_printed(operator, parked):
+    """It goes into the next command: on a narrow terminal, and into a pipe, which has no width at all."""
+    operator.environment["COLUMNS"] = "80"
+    narrow = [line.split() for line in (await operator.run("transactions", "list")).stdout.splitlines()]
+    assert ["gid", parked] in narrow
+    assert ["recipe", "last-resource"] in narrow
+    operator.environment["COLUMNS"] = None  # The runner takes it away.
+    (row,) = [line for line in (await operator.run("transactions", "list")).stdout.splitlines() if parked in line]
+    assert "parked: waits for an operator" in row
 
 
 async def test_a_database_that_is_away_or_not_ready_is_said_to_be_in_a_sentence(operator, database):
