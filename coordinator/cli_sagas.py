@@ -6,12 +6,11 @@ import typer
 from rich.console import Console
 
 from coordinator import cli_output as out
-from coordinator.engine.saga_signals import CANCEL, RESUME, SKIP
-from coordinator.errors import Refused
+from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, WORDS
 from coordinator.operating import sagas
 from coordinator.operating.ledger import Row, open_ledger
 
-app = typer.Typer(no_args_is_help=True, help="Sagas: list them, read one's story, cancel, resume or skip.")
+app = typer.Typer(no_args_is_help=True, help="Sagas: list them, read one's story, cancel, retry, resume, skip.")
 
 Gid = Annotated[str, typer.Argument(metavar="GID", help="The saga's id, as in unan:01J…", show_default=False)]
 _COLUMNS = ("gid", "name", "key", "state", "steps", "age_s")
@@ -82,6 +81,23 @@ def cancel(
 
 
 @app.command()
+def retry(
+    gid: Gid,
+    reason: out.ReasonOption = "",
+    by: out.ByOption = "",
+    yes: out.YesOption = False,
+    journal: out.JournalOption = "",
+) -> None:
+    """Have a saga try again now, instead of when the pause after its last failure is over. (Of a parked one: `resume`.)
+
+    Example:
+
+        coordinator sagas retry unan:01JD3Q9V2K8RZ6W0X5C7T4M1NB --reason "ops-124: the bank is back"
+    """
+    _steer(gid, RETRY, reason, by, yes, journal)
+
+
+@app.command()
 def resume(
     gid: Gid,
     reason: out.ReasonOption = "",
@@ -122,12 +138,8 @@ def _steer(gid: str, signal: str, reason: str, by: str, yes: bool, journal: str,
     out.err.print(f"{gid}: {sagas.state(row)}", markup=False, highlight=False, soft_wrap=True)
 
     async def say() -> None:
-        parked = sagas.parked_at(row)
-        if signal != CANCEL and parked is None:
-            raise Refused(f"{gid} is not parked: there is nothing to {sagas.WORDS[signal].split()[1]}", gid=gid)
-        if signal == SKIP and parked != step:
-            raise Refused(f"{gid} is parked at {parked!r}, not at {step!r}", gid=gid)
-        out.confirm(f"{sagas.WORDS[signal]} {gid} {step}".rstrip() + "?", yes=yes)
+        sagas.refuse_vain(row, signal, step)
+        out.confirm(f"{WORDS[signal]} {gid} {step}".rstrip() + "?", yes=yes)
         await sagas.steer(url, gid, signal, by=who, reason=why, step=step)
 
     out.run(say)

@@ -100,6 +100,8 @@ SAGA_ADOPT_MAX = 500
 SAGA_INPUT_BYTES_MAX = 1024 * 1024
 SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
+# At each look, so many of the sagas that run are asked about: with ten thousand, each has its turn in about a second.
+SAGAS_ASKED_MAX = 2500
 # A key that stands for an ended saga must outlive whoever may still ask for it again.
 SAGA_RETENTION_S = 7 * 24 * 3600.0
 # A process finds so many at most to go on with, beside those that it drives: the rest is left to others, or to later.

@@ -19,7 +19,7 @@ from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.errors import Refused as RefusedByStep
 from coordinator.faults.points import boundary
 from coordinator.ports import Clock
-from coordinator.protocol.saga import Done, Refused, Stuck, Undone, Unknown
+from coordinator.protocol.saga import Done, Phase, Refused, Stuck, Undone, Unknown
 from coordinator.protocol.saga_shape import OnUnknown
 from coordinator.sagas.definition import Attempts, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
@@ -42,6 +42,8 @@ class Calls:
     term: Callable[[], int]
     budgets: CallBudgets
     coordinator: Any = None
+    rest: Callable[[SagaRun, float], Awaitable[None]] = field(init=False)
+    """Lets so many seconds pass between two attempts, or fewer; the saga may have been called off when it returns."""
     _timeouts: Timeouts = field(default_factory=Timeouts)
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
@@ -69,7 +71,9 @@ class Calls:
                 if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
                     made_of_it = Unknown if doubtful else Refused
                     return Happened(made_of_it(step.name, _said(failure)))
-            await self.clock.sleep(asked_for_s + self._pause_s(step, step.retry, made))
+            pause_s = asked_for_s + self._pause_s(step, step.retry, made)
+            if (given_up := await self._rest_or_give_up(run, step, pause_s, doubtful)) is not None:
+                return given_up
 
     async def undo(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the compensation until it answers; never skipped, and stuck only after all its attempts."""
@@ -85,7 +89,7 @@ class Calls:
                 logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 if made >= step.undo_retry.at_most:
                     return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
-                await self.clock.sleep(_asked_for_s(failure) + self._pause_s(step, step.undo_retry, made))
+                await self.rest(run, _asked_for_s(failure) + self._pause_s(step, step.undo_retry, made))
             else:
                 return Happened(Undone(step.name))
 
@@ -113,7 +117,7 @@ class Calls:
                 return Happened(Refused(step.name, reason))
             if made >= step.undo_retry.at_most:
                 return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}"))
-            await self.clock.sleep(self._pause_s(step, step.undo_retry, made))
+            await self.rest(run, self._pause_s(step, step.undo_retry, made))
 
     async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
         """What became of a step that was not begun here, and must settle before anything is undone."""
@@ -122,6 +126,22 @@ class Calls:
         if step.on_unknown is OnUnknown.ASK:
             return await self.ask(run, step, "its process ended")
         return Happened(Unknown(step.name, "its process ended"))
+
+    async def _rest_or_give_up(
+        self, run: SagaRun, step: StepDefinition, seconds: float, doubtful: bool
+    ) -> Happened | None:
+        """Rest before another attempt; or, of a saga that goes backward, what is known of the step without one."""
+        if doubtful and step.pivot:  # Nobody could undo it: it is tried until it is known.
+            await self.rest(run, seconds)
+            return None
+        if run.state.phase is not Phase.BACKWARD:
+            await self.rest(run, seconds)
+        if run.state.phase is not Phase.BACKWARD:
+            return None
+        reason = "it was called off before it was tried again"
+        if doubtful and step.on_unknown is OnUnknown.ASK:
+            return await self.ask(run, step, reason)
+        return Happened((Unknown if doubtful else Refused)(step.name, reason))
 
     def _pause_s(self, step: StepDefinition, attempts: Attempts, made: int) -> float:
         """Before the next attempt; what is owed is owed, and comes as late as may be where its budget is spent."""

@@ -53,9 +53,17 @@ class SagaRun:
     """The ids of those that something has come of."""
     flying: dict[StepName, "asyncio.Task[Happened]"] = field(default_factory=dict)
     nudged: asyncio.Event | None = None
+    rushed: asyncio.Event | None = None
+    """What cuts the pauses short that are made now."""
     told: bool = False
     """Whether a signal was sent to it here, and has not been read."""
     waiters: list["asyncio.Future[SagaOutcome]"] = field(default_factory=list)
+
+    def hurry(self) -> None:
+        """Cut short whatever pauses it makes now; later ones last as long as they do."""
+        if self.rushed is not None:
+            self.rushed.set()
+            self.rushed = None
 
     def outcome(self) -> SagaOutcome:
         """Where it stands."""

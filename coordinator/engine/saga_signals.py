@@ -1,32 +1,78 @@
-"""Signals that steer a saga itself: cancel, resume, skip. They come by the same way as signals for its steps."""
+"""Words that steer a saga itself: cancel, resume, skip, retry. They come by the same way as signals for its steps."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from coordinator.engine.saga_run import SagaRun
+from coordinator.errors import Refused
+from coordinator.gids import valid_gid
+from coordinator.ports import Alerts
 from coordinator.protocol.saga import Cancelled, Resumed, Skipped, cancellable
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.events import Happened
+from coordinator.sagas.log import SagaLog, Signal
 
 CONTROL = "!"
 """What the names of steering signals begin with; no step waits for such a one."""
-CANCEL, RESUME, SKIP = "!cancel", "!resume", "!skip"
+CANCEL, RESUME, SKIP, RETRY = "!cancel", "!resume", "!skip", "!retry"
+WORDS: Mapping[str, str] = {
+    CANCEL: "sagas cancel",
+    RESUME: "sagas resume",
+    SKIP: "sagas skip",
+    RETRY: "sagas retry",
+}
+"""What the audit calls them."""
+NOBODY = "the service"
+"""Who says what is said in code, without a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a person or a service said to a saga."""
+
+    by: str
+    why: str
+    step: StepName
+
+
+def word(signal: Signal) -> Word:
+    """What a steering signal says."""
+    said = json.loads(signal.payload)
+    return Word(said.get("by") or NOBODY, said.get("reason", ""), StepName(said.get("step", "")))
+
+
+async def say(
+    log: SagaLog, alerts: Alerts, gid: str, name: str, *, by: str = "", reason: str = "", step: str = ""
+) -> None:
+    """Say *name* to a saga; whoever drives it, or has its definition, hears it. Returns once it is durable.
+
+    It is audited before it is said: a word without a trace must be impossible, a trace without its word is only a
+    question. Raises `Refused` where the saga has ended or never was.
+    """
+    why, known = reason.strip() or "no reason was given", valid_gid(gid)
+    await alerts.audit(actor=by or NOBODY, action=WORDS[name], gid=known, reason=why, detail=step)
+    payload = {"by": by, "reason": why, "step": step}
+    if not await log.send(known, name, json.dumps(payload)):
+        raise Refused(f"saga {gid} has ended, or never was: nobody hears {name.removeprefix(CONTROL)!r}", gid=gid)
 
 
 def hear(run: SagaRun) -> Happened | None:
     """What the first steering signal comes to that means something where the saga is now.
 
-    One that means nothing now is kept: it may have been said a moment too early.
+    One that means nothing now is kept: it may have been said a moment too early. ("Try again now" is never kept: it is
+    about the pause that is going on when it is heard, and comes to no event.)
     """
     for signal in run.signals:
         if not signal.name.startswith(CONTROL):
             continue
-        said = json.loads(signal.payload)
-        reason, step = said.get("reason", ""), StepName(said.get("step", ""))
+        said = word(signal)
+        reason = said.why if said.by == NOBODY else f"{said.by}: {said.why}"
         parked = run.state.parked
         if signal.name == CANCEL and cancellable(run.saga.shape, run.state):
-            return Happened(Cancelled(reason or "it was cancelled"), None, signal.id)
+            return Happened(Cancelled(reason), None, signal.id)
         if signal.name == RESUME and parked is not None:
             return Happened(Resumed(reason), None, signal.id)
-        if signal.name == SKIP and parked is not None and parked[1] == step:
-            return Happened(Skipped(step, reason), None, signal.id)
+        if signal.name == SKIP and parked is not None and parked[1] == said.step:
+            return Happened(Skipped(said.step, reason), None, signal.id)
     return None

@@ -16,6 +16,7 @@ from coordinator.alerts import AlertKind
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls
+from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, input_of, restored
 from coordinator.engine.saga_signals import hear
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
@@ -31,7 +32,6 @@ from coordinator.protocol.saga import (
     Skipped,
     Undo,
     Waiting,
-    cancellable,
     evolve,
     owed,
 )
@@ -42,7 +42,6 @@ from coordinator.sagas.events import Happened, encode
 from coordinator.sagas.log import Loaded, NewSaga, SagaLog, Standing
 
 logger = logging.getLogger(__name__)
-_NEVER = float("inf")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +63,12 @@ class SagaEngine:
     _purge_at_s: float = 0.0
     _told: int = 0
     """How many definitions operators know to be here."""
+    listening: Listening = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The sagas that run are those that listen, and what they rest between is what they listen in."""
+        self.listening = Listening(log=self.log, clock=self.clock, running=self.running)
+        self.calls.rest = self._rest
 
     def register(self, saga: Saga) -> None:
         """Make *saga* known here. Raises `InvalidDefinition` where another one has its name and version."""
@@ -157,10 +162,10 @@ class SagaEngine:
     async def _drive(self, run: SagaRun) -> None:
         shape = run.saga.shape
         while actions := owed(shape, run.state):
-            if self._is_late(run):
+            if self.listening.is_late(run):
                 await self._write(run, Happened(Cancelled("its deadline has passed")))
                 continue
-            if run.told and (heard := await self._heard(run)) is not None:
+            if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self._write(run, heard)
                 continue
             if len(actions) == 1 and not run.flying and run.saga.steps[actions[0].step].kind is Kind.ACTION:
@@ -186,7 +191,7 @@ class SagaEngine:
                 if isinstance(action, Run) and step.kind is not Kind.ACTION:
                     waited = self._waited(run, step)
                     if waited is not None and isinstance(waited.event, StepRefused):
-                        await self._read_signals(run)  # Another process may have sent it in time.
+                        await self.listening.read(run)  # Another process may have sent it in time.
                         waited = self._waited(run, step)
                     if waited is not None:
                         return waited
@@ -194,21 +199,11 @@ class SagaEngine:
                     run.flying[action.step] = asyncio.create_task(self._perform(run, action))
             if not run.flying:
                 return None
-            run.nudged = run.nudged or asyncio.Event()
-            nudge = asyncio.ensure_future(run.nudged.wait())
-            done, _ = await asyncio.wait(
-                {*run.flying.values(), nudge}, timeout=self._wake_in_s(run), return_when=asyncio.FIRST_COMPLETED
-            )
-            nudge.cancel()
+            if (heard := await self.listening.until(run, run.flying.values())) is not None:
+                return heard
             for name, task in list(run.flying.items()):
-                if task in done:
+                if task.done():
                     return run.flying.pop(name).result()
-            if run.nudged.is_set():
-                run.nudged.clear()
-                if (heard := await self._heard(run)) is not None:
-                    return heard
-            elif self._is_late(run):
-                return Happened(Cancelled("its deadline has passed"))
 
     async def _perform(self, run: SagaRun, action: SagaAction) -> Happened:
         step = run.saga.steps[action.step]
@@ -219,6 +214,20 @@ class SagaEngine:
                 return await self.calls.settle(run, step)
             case Undo():
                 return await self.calls.undo(run, step)
+
+    async def _rest(self, run: SagaRun, seconds: float) -> None:
+        """Between two attempts of a call. A word to the saga is heard meanwhile, and may cut it short."""
+        run.rushed = run.rushed or asyncio.Event()
+        over = {asyncio.create_task(self.clock.sleep(seconds)), asyncio.create_task(run.rushed.wait())}
+        try:
+            while not any(each.done() for each in over):
+                if run.flying:  # Whoever waits for these listens.
+                    await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+                elif (heard := await self.listening.until(run, over)) is not None:
+                    await self._write(run, heard)
+        finally:
+            for each in over:
+                each.cancel()
 
     def _waited(self, run: SagaRun, step: StepDefinition) -> Happened | None:
         """What has become of a wait: it begins, it is over, or it goes on (None)."""
@@ -236,10 +245,6 @@ class SagaEngine:
             return Happened(Done(step.name))
         return Happened(StepRefused(step.name, f"no signal {step.signal!r} within {step.wait_s:g} s"))
 
-    def _is_late(self, run: SagaRun) -> bool:
-        due_s = run.deadline_s
-        return due_s != _NEVER and due_s < self.clock.monotonic_s() and cancellable(run.saga.shape, run.state)
-
     async def _write(self, run: SagaRun, happened: Happened) -> None:
         """Make it durable, and only then believe it."""
         event, output, signal = happened
@@ -255,7 +260,7 @@ class SagaEngine:
                 await self.clock.sleep(self.calls.chance.uniform(0, pause_s))
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
         run.position += 1
-        run.state = state
+        was, run.state = run.state.phase, state
         if signal is not None:
             run.consumed.add(signal)
             run.signals = [other for other in run.signals if other.id != signal]
@@ -266,50 +271,18 @@ class SagaEngine:
             run.values[step.name] = (
                 None if output is None or step.output is None else step.output.validator.validate_json(output)
             )
+        if state.phase is Phase.BACKWARD and was is not Phase.BACKWARD:
+            run.hurry()  # What rests is not to be tried again, but given up.
 
     # ── sleeping, and being woken ──
 
-    def _wake_in_s(self, run: SagaRun) -> float | None:
-        """Seconds until something is to be done without a signal; None is never."""
-        now_s, until = self.clock.now().timestamp(), []
-        waits = run.state.waits if run.state.phase is Phase.FORWARD else {}
-        for name, until_s in waits.items():
-            if until_s is not None and name not in run.state.marks:
-                until.append(until_s - now_s)
-        if run.deadline_s != _NEVER and cancellable(run.saga.shape, run.state):
-            until.append(run.deadline_s - self.clock.monotonic_s())
-        return max(0.0, min(until)) if until else None
-
     async def _put_to_sleep(self, run: SagaRun) -> None:
         """Nobody's, until its time, a signal, or an operator comes."""
-        wake_in_s = self._wake_in_s(run)
+        wake_in_s = self.listening.wake_in_s(run)
         if run.state.parked is not None:
             wake_in_s = None
             await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, f"{run.saga.name}: {run.state.reason}")
         await self.log.suspend(run.number, wake_in_s=wake_in_s, seen=run.signalled)
-
-    async def _read_signals(self, run: SagaRun) -> None:
-        """Take the signals that it was sent, but for those that something has come of already."""
-        sent = await self.log.signals(run.number)
-        run.signals += [signal for signal in sent[run.signalled :] if signal.id not in run.consumed]
-        run.signalled = len(sent)
-
-    async def _heard(self, run: SagaRun) -> Happened | None:
-        try:
-            await self._read_signals(run)
-        except (Unavailable, *UNKNOWN) as failure:
-            logger.warning("what saga %s was sent is not read yet: %r", run.gid, failure)
-            return None
-        run.told = False
-        return hear(run)
-
-    def nudge(self, gid: str) -> None:
-        """A signal was sent to a saga that is perhaps driven here."""
-        run = self.running.get(gid)
-        if run is not None:
-            run.told = True
-            if run.nudged is not None:
-                run.nudged.set()
 
     async def tell(self) -> None:
         """Let operators see which definitions are here, where there are more than before."""
@@ -323,12 +296,14 @@ class SagaEngine:
             return
         known = list(self.definitions)
         await self.tell()
+        await self.listening.ask()
         for take in (self.log.awake, self.log.adopt):
             while self.ownership.holds and not self.stopping and len(self.running) < limits.SAGAS_FOUND_MAX:
                 found = await take(known, limits.SAGA_ADOPT_MAX)
                 await self._resume_all(found)
                 if len(found) < limits.SAGA_ADOPT_MAX:
                     break
+                await self.listening.ask()
         now_s = self.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
@@ -360,7 +335,7 @@ class SagaEngine:
             return
         self.recovered += 1
         if loaded.signalled:
-            await self._read_signals(run)
+            await self.listening.read(run)
             if (heard := hear(run)) is not None:
                 await self._write(run, heard)
         self._drive_in_task(run)

@@ -1,6 +1,6 @@
 """The log of sagas in memory, held to the same tests as the one in PostgreSQL."""
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordinator import limits
@@ -144,6 +144,10 @@ class MemorySagas:
     async def signals(self, number: int) -> Sequence[Signal]:
         """All signals that the saga was sent."""
         return list(self._sagas[number].signals)
+
+    async def unheard(self, heard: Mapping[int, int]) -> Sequence[int]:
+        """Those that were sent more signals than so many."""
+        return [number for number, read in heard.items() if self._sagas[number].signalled > read]
 
     async def strays(self, definitions: Collection[str], busy: Collection[int], at_most: int) -> Sequence[Loaded]:
         """Unfinished sagas of ours that nobody here drives. See `SagaLog`."""

@@ -101,6 +101,12 @@ class PostgresSagas:
         rows = await self._journal.questions.run(lambda c: c.fetch(SQL["signals"], number))
         return [Signal(id=row["id"], name=row["name"], payload=row["payload"]) for row in rows]
 
+    async def unheard(self, heard: Mapping[int, int]) -> Sequence[int]:
+        """Those that were sent more signals than so many."""
+        arguments = (list(heard), list(heard.values()))
+        rows = await self._journal.questions.run(lambda c: c.fetch(SQL["unheard"], *arguments))
+        return [row["number"] for row in rows]
+
     async def strays(self, definitions: Collection[str], busy: Collection[int], at_most: int) -> Sequence[Loaded]:
         """Unfinished sagas of ours that nobody here drives. See `SagaLog`."""
         arguments = (*self._owner(), list(definitions), list(busy), limits.OWN_RECORD_IDLE_S, at_most)

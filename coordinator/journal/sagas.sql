@@ -111,6 +111,11 @@ INSERT INTO unanimity.saga_signals (number, name, payload) SELECT number, $2, $3
 -- What it was sent.
 SELECT id, name, payload FROM unanimity.saga_signals WHERE number = $1 ORDER BY id;
 
+-- unheard --
+-- Of these sagas, those that were sent more than they have read.
+SELECT s.number FROM unnest($1::bigint[], $2::int[]) AS r (number, signalled)
+JOIN unanimity.sagas AS s ON s.number = r.number WHERE s.signalled > r.signalled;
+
 -- tidy --
 -- Where our unfinished sagas begin: what is below has ended. Only onward from where it was when this was asked for, so
 -- that one which arrives late undoes no takeover.

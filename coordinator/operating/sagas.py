@@ -7,18 +7,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic_core import to_json
-
-from coordinator.engine.saga_signals import CANCEL, RESUME, SKIP
+from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, WORDS, say
 from coordinator.errors import Refused
-from coordinator.gids import issued_at, valid_gid
+from coordinator.gids import issued_at
 from coordinator.operating.ledger import Ledger, Row
 from coordinator.operating.story import Line
 from coordinator.settings import load
 from coordinator.stores import open_stores
 
 STATES = ("unfinished", "finished", "parked", "stranded", "all")
-WORDS = {CANCEL: "sagas cancel", RESUME: "sagas resume", SKIP: "sagas skip"}
 _TOLD = {
     "done": "{step} was done",
     "refused": "{step} did not happen, and never will: {reason}",
@@ -31,7 +28,12 @@ _TOLD = {
 }
 _TURNS_BACK = frozenset({"refused", "unknown", "cancelled"})
 _STOPS = frozenset({"refused", "unknown", "stuck"})
-_SIGNALS = {CANCEL: "an operator, or the service, asked to call it off", RESUME: "somebody resumed it", SKIP: "skip"}
+_SIGNALS = {
+    CANCEL: "an operator, or the service, asked to call it off",
+    RESUME: "somebody resumed it",
+    SKIP: "somebody took on himself what it is parked at",
+    RETRY: "somebody asked it to try again at once",
+}
 
 
 def listed(row: Mapping[str, Any]) -> Row:
@@ -82,6 +84,19 @@ def parked_at(row: Mapping[str, Any]) -> str | None:
     return str(last["s"]) if last["t"] in _STOPS else None
 
 
+def refuse_vain(row: Mapping[str, Any], signal: str, step: str = "") -> None:
+    """Raise `Refused`, with the remedy, where it can be seen from here that nothing would come of the word."""
+    gid, parked = row["gid"], parked_at(row)
+    if signal == RETRY and parked is not None:
+        raise Refused(f"{gid} is parked at {parked!r}: `coordinator sagas resume` has it tried again", gid=gid)
+    if signal == RETRY and not row["ended"] and not row["owner"]:
+        raise Refused(f"{gid} is not being tried now ({state(row)})", gid=gid)
+    if signal in (RESUME, SKIP) and parked is None:
+        raise Refused(f"{gid} is not parked: there is nothing to {WORDS[signal].split()[1]}", gid=gid)
+    if signal == SKIP and parked != step:
+        raise Refused(f"{gid} is parked at {parked!r}, not at {step!r}", gid=gid)
+
+
 def tell(row: Mapping[str, Any]) -> list[Line]:
     """The story of what `Ledger.saga` returned, in the order of time, and then what is so now."""
     past = sorted(_past(row), key=lambda line: line.at.timestamp() if line.at else 0.0)
@@ -93,12 +108,8 @@ async def steer(url: str, gid: str, signal: str, *, by: str, reason: str, step: 
 
     Raises `Refused` where it has ended or never was.
     """
-    payload = to_json({"reason": f"{by}: {reason}", "step": step}).decode()
     async with open_stores(url, load()) as stores:
-        known = valid_gid(gid)
-        await stores.alerts.audit(actor=by, action=WORDS[signal], gid=known, reason=reason, detail=step)
-        if not await stores.sagas.send(known, signal, payload):
-            raise Refused(f"saga {gid} has ended, or never was: nobody hears that", gid=gid)
+        await say(stores.sagas, stores.alerts, gid, signal, by=by, reason=reason, step=step)
 
 
 async def found(ledger: Ledger, which: str, *, name: str, limit: int) -> Sequence[Row]:
@@ -111,7 +122,7 @@ async def found(ledger: Ledger, which: str, *, name: str, limit: int) -> Sequenc
 def _past(row: Mapping[str, Any]) -> Iterator[Line]:
     key = f", key {row['key']!r}" if row["key"] is not None else ""
     yield Line(issued_at(row["gid"]), f"{row['name']} began, pinned to {row['definition']}{key}")
-    for at, event in zip(row["times"], row["events"], strict=True):
+    for at, event in zip(row["times"], row["events"], strict=False):  # While these were read, more may have happened.
         yield Line(at, _happened(event))
     for signal in row["signals"]:
         yield Line(signal["at"], _SIGNALS.get(signal["name"], f"it was sent the signal {signal['name']!r}"))

@@ -14,7 +14,7 @@ from coordinator.engine.ownership import Ownership
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
 from coordinator.engine.saga_run import SagaOutcome, restored
-from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, SKIP
+from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, say
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
 from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
@@ -56,19 +56,28 @@ class SagaHandle:
                 raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r}")
         await self._sagas.send(self.gid, name, payload)
 
-    async def cancel(self, reason: str) -> None:
-        """Have it undone, unless its pivot is done. Raises `Refused` where it has ended."""
-        await self._sagas.send(self.gid, CANCEL, {"reason": reason})
+    # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is
+    # heard within a second wherever the saga is driven. Where it has ended, `Refused` is raised.
 
-    async def resume(self, reason: str = "") -> None:
-        """Let it go on where it was parked."""
-        await self._sagas.send(self.gid, RESUME, {"reason": reason})
+    async def cancel(self, reason: str, *, by: str = "") -> None:
+        """Have it undone, unless its pivot is done. A step that is being called settles first."""
+        await self._sagas.say(self.gid, CANCEL, by=by, reason=reason)
 
-    async def skip(self, step: str, reason: str) -> None:
-        """Take on yourself the step (or its compensation) at which it is parked. *reason* is kept."""
+    async def retry_now(self, reason: str = "", *, by: str = "") -> None:
+        """Cut short the pause before the next attempt of whatever it is at. Raises `Refused` where it is parked."""
+        if (stands := await self.outcome()).phase is Phase.PARKED:
+            raise Refused(f"{self.gid} is parked ({stands.reason}): resume it, and it is tried again", gid=self.gid)
+        await self._sagas.say(self.gid, RETRY, by=by, reason=reason)
+
+    async def resume(self, reason: str = "", *, by: str = "") -> None:
+        """Let it go on where it was parked, with all its attempts."""
+        await self._sagas.say(self.gid, RESUME, by=by, reason=reason)
+
+    async def skip(self, step: str, reason: str, *, by: str = "") -> None:
+        """Take on yourself the step (or its compensation) at which it is parked."""
         if not reason.strip():
             raise Refused("a step is skipped only with a reason", gid=self.gid)
-        await self._sagas.send(self.gid, SKIP, {"step": step, "reason": reason})
+        await self._sagas.say(self.gid, SKIP, by=by, reason=reason, step=step)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,10 +114,15 @@ class Sagas:
         return SagaHandle(loaded.gid, saga, self)
 
     async def send(self, gid: str, name: str, payload: Any) -> None:
-        """Send a signal, of a step or of ours. Raises `Refused` where the saga has ended, or never was."""
+        """Send a signal of a step. Raises `Refused` where the saga has ended, or never was."""
         if not await self.engine.log.send(gid, name, to_json(payload).decode()):
             raise Refused(f"saga {gid} has ended, or never was: nobody hears {name!r}", gid=gid)
-        self.engine.nudge(gid)
+        self.engine.listening.nudge(gid)
+
+    async def say(self, gid: str, name: str, *, by: str, reason: str, step: str = "") -> None:
+        """Steer a saga. Raises `Refused` where it has ended, or never was."""
+        await say(self.engine.log, self.engine.alerts, gid, name, by=by, reason=reason, step=step)
+        self.engine.listening.nudge(gid)
 
     async def ended(self, gid: str, saga: Saga) -> SagaOutcome:
         """Wait for its end, or until it is parked, wherever it is driven."""

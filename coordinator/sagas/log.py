@@ -1,6 +1,6 @@
 """What the saga engine asks of its log: a small port, with an in-memory twin that is held to the same tests."""
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,6 +96,10 @@ class SagaLog(Protocol):
 
     async def signals(self, number: int) -> Sequence[Signal]:
         """All signals that the saga was sent, the oldest first."""
+        ...
+
+    async def unheard(self, heard: Mapping[int, int]) -> Sequence[int]:
+        """The numbers of those of these sagas that were sent more signals than so many."""
         ...
 
     async def strays(self, definitions: Collection[str], busy: Collection[int], at_most: int) -> Sequence[Loaded]:

@@ -214,6 +214,16 @@ async def test_signals_are_kept_in_order_and_nobody_hears_them_once_it_has_ended
     assert not await b.log.send("test:none", "paid", "3")
 
 
+async def test_what_was_sent_and_is_not_read_yet_is_found_for_many_at_once(a, b):
+    told, read, quiet = [(await a.begun())[0] for _ in range(3)]
+    for saga, times in ((told, 2), (read, 1)):
+        for _ in range(times):
+            assert await b.log.send(saga.gid, "paid", "1")
+    heard = {told.number: 1, read.number: 1, quiet.number: 0}
+    assert list(await a.log.unheard(heard)) == [told.number]
+    assert list(await a.log.unheard({told.number: 2})) == list(await a.log.unheard({})) == []
+
+
 async def test_each_is_woken_by_exactly_one_process(a, b, process):
     begun = [(await a.begun())[0].number for _ in range(30)]
     for number in begun:

@@ -37,7 +37,9 @@ class Operator:
 
     async def json(self, *arguments):
         """What the command prints for programs."""
-        return strict((await self.run(*arguments, "--output", "json")).stdout)
+        done = await self.run(*arguments, "--output", "json")
+        assert done.stdout, done.output
+        return strict(done.stdout)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 
 from coordinator import Coordinator, Parked, Refused
 from coordinator.errors import Compensated
+from coordinator.operating import sagas
+from coordinator.operating.ledger import open_ledger
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, await_signal, step
 from tests.integration.operating.conftest import SETTINGS
@@ -85,6 +87,14 @@ async def test_a_parked_saga_is_listed_and_told_as_a_story(operator, stuck):
     assert "the alert parked-saga is open" in told
 
 
+async def test_a_story_is_told_also_while_something_happens(database, stuck):
+    """Times are read after the events, so there may be one more of them."""
+    async with open_ledger(database, "journal", "sagas") as ledger:
+        row = await ledger.saga(stuck.gid)
+    later = row | {"times": [*row["times"], row["times"][-1]]}
+    assert sagas.tell(later) == sagas.tell(row)
+
+
 async def test_it_is_resumed_with_a_reason_that_is_kept(operator, stuck, bank):
     refused = await operator.run("sagas", "resume", stuck.gid, "--yes")
     assert refused.exit_code == 2
@@ -100,6 +110,13 @@ async def test_it_is_resumed_with_a_reason_that_is_kept(operator, stuck, bank):
         ("ann", "sagas resume", "ops-1")
     ]
     assert (await operator.run("sagas", "resume", stuck.gid, "--yes", "--reason", "again")).exit_code == 1
+
+
+async def test_retry_of_a_parked_one_says_that_resume_is_the_command(operator, stuck):
+    refused = await operator.run("sagas", "retry", stuck.gid, "--yes", "--reason", "ops-1")
+    assert (refused.exit_code, "`coordinator sagas resume` has it tried again" in refused.stderr) == (1, True)
+    with pytest.raises(Refused, match=r"is parked .* resume it"):
+        await stuck.retry_now("ops-1")
 
 
 async def test_a_step_is_skipped_only_where_it_is_parked(operator, stuck, bank):
