@@ -1,18 +1,23 @@
 """Every command of the pages is run, in the order of its page, and prints what the page says."""
 
 import ast
+import asyncio
 import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import asyncpg
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from coordinator.cli import app
 from coordinator.dev.downloads import cache_directory
+from coordinator.schema import apply
 from coordinator.settings import Settings
 from tests.docs.pages import PAGES, ROOT, as_shown, blocks
 
@@ -106,16 +111,67 @@ def test_configuration_that_is_shown_is_valid(page: Path, tmp_path, monkeypatch)
         assert Settings() != Settings.model_construct()
 
 
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+SAID = [
+    (page, line)
+    for page in PAGES
+    for line in dict.fromkeys(re.findall(r"`((?:coordinator [a-z]|make |python -m )[^`\n]*)`", page.read_text()))
+]
+NOBODY = re.compile(r"01JD3Q9V2K8RZ6W0X5C7T4M1NB|4711")
+REFUSALS = ("no record of", "there is no saga", "is not in doubt", "no open alert", "was not given up", "never was")
 EXAMPLES = re.findall(r"^ {4}.*?\bcoordinator ([^)\n]+)", (ROOT / "docs/reference/cli.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_of_commands_are_understood(example: str):
-    """The ids in them are nobody's, so they are read and not carried out: every name and option is known."""
-    command, words = get_command(app), shlex.split(example)
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    command.make_context(command.name, words)
+@pytest.mark.parametrize("example", [example for example in EXAMPLES if not example.startswith("dev ")])
+async def test_the_examples_of_commands_are_run(example: str, database, kafka, monkeypatch):
+    """On a database of ours; the ids in them are nobody's, so what would be changed is refused, and that is said."""
+    connection = await asyncpg.connect(database)
+    await apply(connection)
+    await connection.close()
+    mine = {"postgresql://localhost/app": database, "postgresql://owner@localhost/app": database}
+    for theirs, ours in {**mine, "localhost:9092": kafka.bootstrap}.items():
+        example = example.replace(theirs, ours)
+    monkeypatch.setenv("COORDINATOR_JOURNAL", database)
+    monkeypatch.setenv("COORDINATOR_LOOKS", "1")  # Else watching goes on.
+    done = await asyncio.to_thread(CliRunner().invoke, app, shlex.split(example), input="y\n")
+    about_nobody = NOBODY.search(example)
+    assert done.exit_code in ((1,) if about_nobody else (0, 1)), done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    assert bool(about_nobody) == any(word in done.stderr for word in REFUSALS), done.stderr
+
+
+def test_the_command_of_another_test_is_the_example_that_is_left_out():
+    """The quickstart runs it."""
+    assert [example for example in EXAMPLES if example.startswith("dev ")] == ["dev up --export"]
+
+
+@pytest.mark.parametrize(("page", "line"), SAID, ids=lambda value: value if isinstance(value, str) else names(value))
+def test_commands_that_a_sentence_names_are_there(page: Path, line: str):
+    """Its subcommands and options, its target, its module."""
+    words = shlex.split(line)
+    match words[0]:
+        case "make":
+            assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE)
+        case "python":
+            assert find_spec(words[2]) is not None
+        case _:
+            understood(words[1:])
+
+
+def understood(words: list[str]) -> None:
+    """Raise where a command line of ours has a name or an option that is not there."""
+    command = get_command(app)
+    while hasattr(command, "commands") and words:
+        command, words = command.commands[words[0]], words[1:]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= options | {"--help"}
+
+
+def test_a_command_that_is_not_there_is_noticed():
+    """The test above can fail."""
+    for words in (["transactions", "forget"], ["doctor", "--quick"]):
+        with pytest.raises((KeyError, AssertionError)):
+            understood(words)
 
 
 def test_output_that_differs_is_noticed():
