@@ -1,7 +1,7 @@
 """`coordinator doctor`: what would break a promise, and what to do about it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from coordinator import cli_output as out
 from coordinator import doctor as examination
 from coordinator.doctor_ours import examine_settings
 from coordinator.doctor_sagas import examine_sagas
+from coordinator.doctor_topics import examine_topics
 from coordinator.errors import Misconfigured, Unavailable
 from coordinator.operating.parties import bootstrap_of
 from coordinator.settings import ParticipantSettings
@@ -23,6 +24,10 @@ def doctor(
         str, typer.Option(envvar="COORDINATOR_POSTGRES_URL", help="The database that holds journal or branches.")
     ] = "",
     kafka: Annotated[str, typer.Option(envvar="COORDINATOR_KAFKA_BOOTSTRAP", help="host:port,host:port")] = "",
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(envvar="COORDINATOR_TOPIC", help="Look at the settings of this topic too; repeat it."),
+    ] = None,
     output: out.OutputOption = out.Output.TABLE,
 ) -> None:
     """Look at every setting that a promise rests on, and at what the servers can do.
@@ -30,13 +35,13 @@ def doctor(
     Without either option it looks at the participants of coordinator.toml (or COORDINATOR_PARTICIPANTS), with what lets
     us in there. Exits with 0 when all is well, 1 when there are notes, 2 when a promise would be broken. Example:
 
-        coordinator doctor --postgres postgresql://localhost/app --kafka localhost:9092
+        coordinator doctor --postgres postgresql://localhost/app --kafka localhost:9092 --topic posts
     """
     given = [("postgres", postgres)] * bool(postgres) + [("kafka", f"kafka://{kafka}")] * bool(kafka)
     parties = out.participants([f"{name}={url}" for name, url in given])
     if not parties:
         raise typer.BadParameter("give --postgres, --kafka, or both", param_hint="--postgres/--kafka")
-    findings = asyncio.run(_examine(parties)) + examine_settings(out.settings())
+    findings = asyncio.run(_examine(parties, topic or [])) + examine_settings(out.settings())
     if output is out.Output.JSON:
         typer.echo(out.as_json([asdict(finding) for finding in findings]))
     else:
@@ -60,13 +65,15 @@ async def _sagas(url: str) -> list[examination.Finding]:
         return []  # What keeps us out stands among the findings already.
 
 
-async def _examine(parties: Mapping[str, ParticipantSettings]) -> list[examination.Finding]:
+async def _examine(parties: Mapping[str, ParticipantSettings], topics: Sequence[str]) -> list[examination.Finding]:
     findings = []
     for name, party in parties.items():
         url = party.url.get_secret_value()
         options = {option: value.get_secret_value() for option, value in party.options.items()}
         if url.startswith("kafka://"):
             found = await examination.examine_kafka(bootstrap_of(url), options)
+            if topics and examination.worst(found) < 2:
+                found += await examine_topics(bootstrap_of(url), topics, options)
         else:
             found = await examination.examine_postgres(url)
             found += await _sagas(url)

@@ -70,18 +70,19 @@ async def examine_kafka(bootstrap: str, options: Mapping[str, str] | None = None
     finally:
         cluster.close()
     findings = [Finding("kafka", "transactions v2 (KIP-890)", "served", Verdict.OK)]
-    settings = await _broker_settings(bootstrap, security.options())
-    if not settings:
+    brokers = await _broker_settings(bootstrap, security.options())
+    if not brokers:
         remedy = "grant DescribeConfigs on the cluster"
         return [*findings, Finding("kafka", "settings of the brokers", "cannot be read", Verdict.NOTE, remedy)]
-    allowed = settings.get("transaction.two.phase.commit.enable") == "true"
+    allowed = all(settings.get("transaction.two.phase.commit.enable") == "true" for settings in brokers)
     if highest >= 6 and allowed:
         findings.append(Finding("kafka", "prepared branches (KIP-939)", "served: recipe two-phase", Verdict.OK))
     else:
         remedy = "set transaction.two.phase.commit.enable and unstable.api.versions.enable for recipe two-phase"
         found = "not served: recipes commit-record and last-resource"
         findings.append(Finding("kafka", "prepared branches (KIP-939)", found, Verdict.NOTE, remedy))
-    return findings + _durability(settings)
+    # Brokers that agree are one finding; where they differ, each way is.
+    return [*findings, *dict.fromkeys(finding for settings in brokers for finding in _durability(settings))]
 
 
 def worst(findings: Sequence[Finding]) -> int:
@@ -213,17 +214,17 @@ async def _orphans(connection: Any) -> Finding:
     return Finding("postgres", "old prepared transactions", str(count), Verdict.NOTE if count else Verdict.OK, remedy)
 
 
-async def _broker_settings(bootstrap: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """Of one of the brokers; nothing where we may not see them."""
+async def _broker_settings(bootstrap: str, options: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Of every broker that runs; none where we may not see them."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **options)
     try:
         await admin.start()
         brokers = (await admin.describe_cluster())["brokers"]
-        resource = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
-        (answer,) = await admin.describe_configs([resource])
-        return {entry[0]: entry[1] for entry in answer.resources[0][4]}
-    except (KafkaError, OSError, IndexError):
-        return {}
+        resources = [ConfigResource(ConfigResourceType.BROKER, str(broker["node_id"])) for broker in brokers]
+        found = [resource for answer in await admin.describe_configs(resources) for resource in answer.resources]
+        return [{entry[0]: entry[1] for entry in resource[4]} for resource in found if resource[4]]
+    except (KafkaError, OSError):
+        return []
     finally:
         await admin.close()
 

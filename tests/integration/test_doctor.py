@@ -1,9 +1,12 @@
 """`coordinator doctor` names every setting that would break a promise, with its remedy and an exit code for scripts."""
 
+import asyncio
 import json
 import time
 
 import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from typer.testing import CliRunner
 
 from coordinator import Settings, doctor
@@ -11,6 +14,7 @@ from coordinator.cli import app
 from coordinator.dev.downloads import cache_directory
 from coordinator.dev.postgres import LocalPostgres
 from coordinator.doctor_ours import examine_settings
+from coordinator.doctor_topics import examine_topic, examine_topics
 from coordinator.schema import apply
 from tests.integration.postgres.branches import until
 
@@ -165,3 +169,57 @@ def test_settings_of_ours_that_do_not_fit_each_other_are_named():
     notes = {finding.what for finding in examine_settings(hasty) if finding.verdict is doctor.Verdict.NOTE}
     assert notes == {"presume_abort_after_s", "presume_abort_looks_apart_s", "lease_s", "recovery_s"}
     assert doctor.worst(examine_settings(Settings(presume_abort_after_s=90_000.0))) == 2
+
+
+async def test_a_topic_that_is_set_otherwise_than_its_brokers_is_named(kafka, topic):
+    """As a broker describes it; one that is not there is named too."""
+    found = by_name(await examine_topics(kafka.bootstrap, [topic, "nobodys"], {}))
+    assert {what: finding.verdict.value for what, finding in found.items()} == {
+        f"replicas of {topic}": "note",
+        f"min.insync.replicas of {topic}": "note",
+        f"unclean.leader.election.enable of {topic}": "ok",
+        f"retention.ms of {topic}": "ok",
+        "topic of nobodys": "note",
+    }
+    result = await asyncio.to_thread(
+        CliRunner().invoke, app, ["doctor", "--kafka", kafka.bootstrap, "--topic", topic, "--output", "json"]
+    )
+    assert result.exit_code == 1
+    assert f"replicas of {topic}" in {finding["what"] for finding in json.loads(result.stdout)}
+
+
+def test_what_a_topic_may_not_be_set_to():
+    """The worst of everything, what cannot be read, and what is as it should be."""
+    described = {"error_code": 0, "partitions": [{"replicas": [1, 2, 3]}]}
+    good = {"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "retention.ms": "-1"}
+    bad = {"min.insync.replicas": "1", "unclean.leader.election.enable": "true", "retention.ms": "60000"}
+    assert doctor.worst([*examine_topic("t", described, good)]) == 0
+    worst = {finding.what: finding.verdict.value for finding in examine_topic("t", described, bad)}
+    assert worst == {
+        "replicas of t": "ok",
+        "min.insync.replicas of t": "note",
+        "unclean.leader.election.enable of t": "broken",
+        "retention.ms of t": "note",
+    }
+    (unread,) = examine_topic("t", described, {})
+    assert (unread.found, unread.verdict) == ("cannot be read", doctor.Verdict.NOTE)
+
+
+async def test_each_broker_is_looked_at(private_kafka):
+    """One of three that differs is a finding of its own."""
+    cluster = await private_kafka(brokers=3)
+    assert by_name(await doctor.examine_kafka(cluster.bootstrap))["min.insync.replicas"].verdict is doctor.Verdict.OK
+    admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
+    await admin.start()
+    try:
+        last = ConfigResource(ConfigResourceType.BROKER, "3", configs={"unclean.leader.election.enable": "true"})
+        await admin.alter_configs([last])
+    finally:
+        await admin.close()
+
+    async def noticed():
+        found = by_name(await doctor.examine_kafka(cluster.bootstrap))
+        return found.get("unclean.leader.election.enable")
+
+    await until(noticed)
+    assert (await noticed()).verdict is doctor.Verdict.BROKEN
