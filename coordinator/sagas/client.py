@@ -22,7 +22,7 @@ from coordinator.gids import new_gid
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import Phase
 from coordinator.sagas.definition import Saga
-from coordinator.sagas.log import SagaLog
+from coordinator.sagas.log import Loaded, SagaLog
 from coordinator.settings import Settings
 
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
@@ -48,12 +48,15 @@ class SagaHandle:
         return await self._sagas.outcome(self.gid, self.saga)
 
     async def signal(self, name: str, payload: Any = None) -> None:
-        """Send it a signal. Raises `Refused` where it has ended, or where what it waits for is of another type."""
+        """Send it a signal. Raises `Refused` where it has ended, and where it waits for no such, or of another type."""
         if name.startswith(CONTROL):
             raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}")
-        for each in self.saga.steps.values():
-            if each.signal == name and not each.accepts(to_json(payload)):
-                raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r}")
+        awaited = {each.signal: each for each in self.saga.steps.values() if each.signal}
+        if name not in awaited:
+            those = ", ".join(awaited) or "none"
+            raise InvalidDefinition(f"saga {self.saga.identity} waits for no signal {name!r} (it waits for: {those})")
+        if not awaited[name].accepts(to_json(payload)):
+            raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r}")
         await self._sagas.send(self.gid, name, payload)
 
     # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is
@@ -70,13 +73,15 @@ class SagaHandle:
         await self._sagas.say(self.gid, RETRY, by=by, reason=reason)
 
     async def resume(self, reason: str = "", *, by: str = "") -> None:
-        """Let it go on where it was parked, with all its attempts."""
+        """Let it go on where it was parked, with all its attempts. Until it is heard, `result` still says parked."""
         await self._sagas.say(self.gid, RESUME, by=by, reason=reason)
 
     async def skip(self, step: str, reason: str, *, by: str = "") -> None:
         """Take on yourself the step (or its compensation) at which it is parked."""
         if not reason.strip():
             raise Refused("a step is skipped only with a reason", gid=self.gid)
+        if step not in self.saga.steps:
+            raise Refused(f"saga {self.saga.identity} has no step {step!r}", gid=self.gid)
         await self._sagas.say(self.gid, SKIP, by=by, reason=reason, step=step)
 
 
@@ -95,7 +100,9 @@ class Sagas:
         With a *key* it is begun once: the same key finds the one that was begun before, and with another input it is
         refused (`KeyReused`).
         """
-        gid, _ = await self.engine.start(saga, value, key=key, gid=self._gid())
+        gid, run = await self.engine.start(saga, value, key=key, gid=self._gid())
+        if run is None and (loaded := await self.engine.log.load(gid)) is not None:
+            return SagaHandle(gid, self._pinned(saga, loaded), self)
         return SagaHandle(gid, saga, self)
 
     async def run(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaOutcome:
@@ -111,7 +118,7 @@ class Sagas:
         loaded = await self.engine.log.find(saga.name, key)
         if loaded is None:
             raise Refused(f"no saga {saga.name!r} was begun with key {key!r}")
-        return SagaHandle(loaded.gid, saga, self)
+        return SagaHandle(loaded.gid, self._pinned(saga, loaded), self)
 
     async def send(self, gid: str, name: str, payload: Any) -> None:
         """Send a signal of a step. Raises `Refused` where the saga has ended, or never was."""
@@ -136,15 +143,22 @@ class Sagas:
             pause_s = min(_LOOK_MAX_S, 1.5 * pause_s)
 
     async def outcome(self, gid: str, saga: Saga) -> SagaOutcome:
-        """Where it stands, by its log. Raises `InvalidDefinition` where *saga* is not what it is pinned to."""
+        """Where it stands, by its log. Raises `InDoubt` where nobody here has the definition that it is pinned to."""
         loaded = await self.engine.log.load(gid)
         if loaded is None:
             raise Refused(f"there is no saga {gid}", gid=gid)
-        if loaded.definition != saga.identity:
-            raise InvalidDefinition(
-                f"saga {gid} is pinned to {loaded.definition}, and this is {saga.identity}", gid=gid
+        pinned = self._pinned(saga, loaded)
+        if loaded.definition != pinned.identity:
+            raise InDoubt(
+                f"saga {gid} is pinned to {loaded.definition}, and this process has only {saga.identity}: ask one that "
+                "has it, or register it here too",
+                gid=gid,
             )
-        return restored(saga, loaded, now_s=self.clock.monotonic_s()).outcome()
+        return restored(pinned, loaded, now_s=self.clock.monotonic_s()).outcome()
+
+    def _pinned(self, saga: Saga, loaded: Loaded) -> Saga:
+        """The definition that it began with, where it is here: the caller may have a later one by now."""
+        return saga if loaded.definition == saga.identity else self.engine.definitions.get(loaded.definition, saga)
 
     def _gid(self) -> str:
         return new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from coordinator import InvalidDefinition, Refused, Unavailable
+from coordinator import Coordinator, InDoubt, InvalidDefinition, Refused, Unavailable
 from coordinator.errors import Compensated
 from coordinator.protocol.saga import Phase
-from coordinator.sagas.definition import Saga, sleep, step
+from coordinator.sagas.definition import Saga, await_signal, sleep, step
 from tests.acceptance.test_sagas import QUICK, coordinator, journal, phase, world
 
 __all__ = ["coordinator", "journal", "world"]
@@ -77,6 +77,30 @@ async def test_a_step_that_something_else_cancelled_has_failed_and_is_not_forgot
     with pytest.raises(Compensated, match="was cancelled"):
         await coordinator.run(Saga("torn", step(torn, compensate=undo)))
     assert world.did == ["torn", "undo"]
+
+
+async def test_a_key_that_stands_for_a_saga_of_an_earlier_version_finds_it(journal, world):
+    """Also where it is asked for with the later one; where nobody has the earlier one it is in doubt, and not refused."""
+
+    async def greet(go: str) -> str:
+        return f"hello {go}"
+
+    old = Saga("visit", await_signal("go", of=str), step(greet), version="1")
+    new = Saga("visit", await_signal("come", of=int), version="2")
+    async with Coordinator(journal=journal, sagas=[old]) as before:
+        await before.start(old, key="ann")
+    async with Coordinator(journal=journal, sagas=[new]) as later:
+        with pytest.raises(InDoubt, match="is pinned to visit@1, and this process has only visit@2"):
+            await later.run(new, key="ann")
+    async with Coordinator(journal=journal, sagas=[old, new]) as both:
+        with pytest.raises(InvalidDefinition, match=r"visit@1 waits for no signal 'come' \(it waits for: go\)"):
+            await both.signal(new, "ann", "come", 1)
+        await both.signal(new, "ann", "go", "ann")
+        assert (await both.run(new, key="ann")).outputs["greet"] == "hello ann"
+        handle = await both.start(new, key="ann")
+        assert (await handle.result()).completed
+        with pytest.raises(Refused, match="visit@1 has no step 'come'"):
+            await handle.skip("come", "it is of the other version")
 
 
 class Strict(BaseModel):
