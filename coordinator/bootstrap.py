@@ -143,11 +143,15 @@ class Coordinator(SagaVerbs):
         return Outcome(await self.engine.resolve(Gid(gid), Outcome(outcome), reason=reason))
 
     async def drain(self) -> bool:
-        """Begin no transaction any more (`Unavailable`), and let those that are open end; whether all did, in time.
+        """Begin no transaction and no step of a saga any more, and let open ones end; whether all did, in time.
 
         Leaving the block does this by itself. Calling it earlier starts the time within which the whole must stop.
         """
-        return await self.engine.drain(self._stop.left_s(leaving_s=limits.DRAIN_LEAVES_S))
+        within_s = self._stop.left_s(leaving_s=limits.DRAIN_LEAVES_S)
+        async with asyncio.TaskGroup() as both:
+            sagas = both.create_task(self._sagas.engine.drain(within_s)) if self._sagas is not None else None
+            ended = await self.engine.drain(within_s)
+        return ended and (sagas is None or sagas.result())
 
     async def __aenter__(self) -> Self:
         """Open the journal and every participant, check them, and start the engine and the relays."""

@@ -31,6 +31,13 @@ Direction = Literal["action", "compensation", "status"]
 _ROLLED_BACK = frozenset({"40001", "40P01"})
 
 
+LOST = "the process that ran it was lost"
+
+
+class Halted(Exception):
+    """This process stops: the call was not made."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Calls:
     """Calls steps, as often as their definitions allow, while this process may."""
@@ -44,11 +51,13 @@ class Calls:
     coordinator: Any = None
     rest: Callable[[SagaRun, float], Awaitable[None]] = field(init=False)
     """Lets so many seconds pass between two attempts, or fewer; the saga may have been called off when it returns."""
+    halted: bool = False
+    """This process stops: what is under way may end, and no call is made any more."""
     _timeouts: Timeouts = field(default_factory=Timeouts)
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the action until it is known what became of it, or until its policy says what to make of it."""
-        call, made, doubtful = step.run, 0, step.name in run.doubtful
+        call, made, doubtful = step.run, 0, step.name in run.state.doubtful
         assert call is not None, "an action has a function"
         while True:
             made += 1
@@ -57,15 +66,16 @@ class Calls:
                 return Happened(Done(step.name), _stored(step, value))
             except RefusedByStep as failure:
                 return Happened(Refused(step.name, _said(failure)))
-            except (Replaced, asyncio.CancelledError):
+            except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
                 logger.info("step %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 last, asked_for_s = made >= step.retry.at_most, _asked_for_s(failure)
                 unknown = not nothing_happened(failure)
-                doubtful = (
-                    doubtful or unknown
-                )  # What one attempt may have done, no later one takes back by doing nothing.
+                # What one attempt may have done, no later one takes back by doing nothing.
+                doubtful = doubtful or unknown
+                if not doubtful:
+                    run.begun.discard(step.name)
                 if step.on_unknown is OnUnknown.ASK and (unknown or (last and doubtful)):
                     return await self.ask(run, step, _said(failure))
                 if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
@@ -83,13 +93,13 @@ class Calls:
             made += 1
             try:
                 await self._call(run, step, call, "compensation", made, step.timeout_s)
-            except (Replaced, asyncio.CancelledError):
+            except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - a compensation is owed whatever it raises.
                 logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 if made >= step.undo_retry.at_most:
                     return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
-                await self.rest(run, _asked_for_s(failure) + self._pause_s(step, step.undo_retry, made))
+                await self._rest(run, _asked_for_s(failure) + self._pause_s(step, step.undo_retry, made))
             else:
                 return Happened(Undone(step.name))
 
@@ -106,7 +116,7 @@ class Calls:
                 answer = Status(told)
                 if answer is Status.DONE:
                     output = _stored(step, value)
-            except (Replaced, asyncio.CancelledError):
+            except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - no answer is no answer, whatever it was.
                 logger.info("status of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
@@ -117,25 +127,34 @@ class Calls:
                 return Happened(Refused(step.name, reason))
             if made >= step.undo_retry.at_most:
                 return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}"))
-            await self.rest(run, self._pause_s(step, step.undo_retry, made))
+            await self._rest(run, self._pause_s(step, step.undo_retry, made))
 
     async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
-        """What became of a step that was not begun here, and must settle before anything is undone."""
-        if step.name not in run.doubtful:
+        """What became of a step that somebody else may have begun, as its policy says."""
+        if step.name not in run.unsettled():
             return Happened(Refused(step.name, "it was not begun"))
         if step.on_unknown is OnUnknown.ASK:
-            return await self.ask(run, step, "its process ended")
-        return Happened(Unknown(step.name, "its process ended"))
+            return await self.ask(run, step, LOST)
+        if step.on_unknown is OnUnknown.RETRY and step.pivot:
+            return await self.act(run, step)  # It is idempotent, and nobody could undo it: it is called to know.
+        return Happened(Unknown(step.name, LOST))
+
+    async def _rest(self, run: SagaRun, seconds: float) -> None:
+        """The pause before another attempt. Raises `Halted` where none is made here any more."""
+        if not self.halted:
+            await self.rest(run, seconds)
+        if self.halted:
+            raise Halted
 
     async def _rest_or_give_up(
         self, run: SagaRun, step: StepDefinition, seconds: float, doubtful: bool
     ) -> Happened | None:
         """Rest before another attempt; or, of a saga that goes backward, what is known of the step without one."""
         if doubtful and step.pivot:  # Nobody could undo it: it is tried until it is known.
-            await self.rest(run, seconds)
+            await self._rest(run, seconds)
             return None
         if run.state.phase is not Phase.BACKWARD:
-            await self.rest(run, seconds)
+            await self._rest(run, seconds)
         if run.state.phase is not Phase.BACKWARD:
             return None
         reason = "it was called off before it was tried again"
@@ -174,6 +193,10 @@ class Calls:
     ) -> Any:
         if (held := self.may_call()) is not None:
             await held
+        if self.halted:
+            raise Halted
+        if direction == "action":
+            run.begun.add(step.name)
 
         def context() -> StepContext:
             return StepContext(

@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition, Refused
-from coordinator.protocol.saga import Phase, SagaState, Skipped, evolve, may_have_begun
+from coordinator.protocol.saga import Phase, SagaState, Skipped, doubted, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, decode
@@ -33,7 +33,7 @@ class SagaOutcome:
 
 @dataclass(slots=True)
 class SagaRun:
-    """A saga being driven here. *doubtful*: steps that were perhaps begun by whoever drove it before."""
+    """A saga being driven here."""
 
     saga: Saga
     number: int
@@ -42,7 +42,8 @@ class SagaRun:
     """The input, and the outputs of the steps that are done: what calls take their arguments from."""
     state: SagaState = field(default_factory=SagaState)
     position: int = 0
-    doubtful: frozenset[StepName] = frozenset()
+    begun: set[StepName] = field(default_factory=set)
+    """Actions that were called here, but for those of which it is known that nothing has happened yet."""
     deadline_s: float = float("inf")
     """On this process' monotonic clock."""
     signalled: int = 0
@@ -65,6 +66,10 @@ class SagaRun:
             self.rushed.set()
             self.rushed = None
 
+    def unsettled(self) -> frozenset[StepName]:
+        """Actions that may have happened, and nobody has written yet what became of them."""
+        return may_have_begun(self.saga.shape, self.state) & (self.begun | self.state.doubtful)
+
     def outcome(self) -> SagaOutcome:
         """Where it stands."""
         outputs = {name: value for name, value in self.values.items() if name != REQUEST}
@@ -72,7 +77,7 @@ class SagaRun:
 
 
 def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
-    """The run of a saga as its log has it. *now_s*: this process' monotonic clock."""
+    """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock."""
     values: dict[str, Any] = {REQUEST: None if saga.input is None else saga.input.validate_json(loaded.input)}
     state, consumed = SagaState(), set[int]()
     for text in loaded.events:
@@ -86,6 +91,8 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
             values[event.step] = output if adapter is None else adapter.validate_json(to_json(output))  # type: ignore[union-attr]
         elif isinstance(event, Skipped):
             values.setdefault(event.step, None)
+    if loaded.doubtful:
+        state = doubted(saga.shape, state)
     return SagaRun(
         saga=saga,
         number=loaded.number,
@@ -94,7 +101,6 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         state=state,
         position=len(loaded.events),
         consumed=consumed,
-        doubtful=may_have_begun(saga.shape, state),
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )
 
@@ -113,3 +119,13 @@ def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
     if len(text) > limits.SAGA_INPUT_BYTES_MAX:
         raise Refused(f"an input of {len(text)} bytes is above the limit of {limits.SAGA_INPUT_BYTES_MAX}")
     return text, checked
+
+
+def check_key(key: str | None) -> None:
+    """What the log could not store would cost those that share its write theirs."""
+    try:
+        storable = key is None or b"\0" not in key.encode()
+    except UnicodeEncodeError:
+        storable = False
+    if not storable:
+        raise InvalidDefinition(f"a key is text without NUL and lone surrogates: {key!r}")

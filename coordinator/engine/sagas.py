@@ -8,17 +8,18 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator import limits
 from coordinator.alerts import AlertKind
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
-from coordinator.engine.saga_calls import Calls
+from coordinator.engine.saga_calls import Calls, Halted
 from coordinator.engine.saga_listening import Listening
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, input_of, restored
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, check_key, input_of, restored
 from coordinator.engine.saga_signals import hear
+from coordinator.engine.saga_waits import waited_for
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.model import Gid
@@ -30,14 +31,15 @@ from coordinator.protocol.saga import (
     SagaAction,
     Settle,
     Skipped,
+    Stuck,
     Undo,
-    Waiting,
     evolve,
+    first_called,
     owed,
 )
 from coordinator.protocol.saga import Refused as StepRefused
 from coordinator.protocol.saga_shape import Kind
-from coordinator.sagas.definition import REQUEST, Saga, StepDefinition
+from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, encode
 from coordinator.sagas.log import Loaded, NewSaga, SagaLog, Standing
 
@@ -59,6 +61,10 @@ class SagaEngine:
     recovered: int = 0
     stopping: bool = False
     _tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    _left: list[SagaRun] = field(default_factory=list)
+    """Those that stopping has let go of, and that are still ours."""
+    _broken: set[int] = field(default_factory=set)
+    """Those that a bug or a misconfiguration ended here while a step of theirs was under way."""
     _tidy_at_s: float = 0.0
     _purge_at_s: float = 0.0
     _told: int = 0
@@ -92,7 +98,7 @@ class SagaEngine:
             raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
         self.register(saga)
         text, value = input_of(saga, value)
-        _check_key(key)
+        check_key(key)
         new = NewSaga(
             gid=gid,
             name=saga.name,
@@ -151,9 +157,13 @@ class SagaEngine:
         for task in run.flying.values():
             task.cancel()
         failure = None if ended.cancelled() else ended.exception()
+        if self.stopping and not run.state.ended:
+            self._left.append(run)
         if isinstance(failure, Replaced):
             logger.warning("saga %s is another process' now: %s", run.gid, failure)
-        elif failure is not None:
+        elif failure is not None and not isinstance(failure, Halted):
+            if run.unsettled():
+                self._broken.add(run.number)
             logger.error("driving saga %s ended with a bug or a misconfiguration", run.gid, exc_info=failure)
         for waiter in run.waiters:
             if not waiter.done():
@@ -162,6 +172,8 @@ class SagaEngine:
     async def _drive(self, run: SagaRun) -> None:
         shape = run.saga.shape
         while actions := owed(shape, run.state):
+            if self.stopping and not run.flying:
+                return
             if self.listening.is_late(run):
                 await self._write(run, Happened(Cancelled("its deadline has passed")))
                 continue
@@ -175,7 +187,7 @@ class SagaEngine:
             if happened is None:
                 break
             await self._write(run, happened)
-        if run.state.ended:
+        if run.state.ended or (self.stopping and run.state.parked is None):
             return
         if (heard := hear(run)) is not None:
             await self._write(run, heard)
@@ -189,13 +201,13 @@ class SagaEngine:
             for action in actions:
                 step = run.saga.steps[action.step]
                 if isinstance(action, Run) and step.kind is not Kind.ACTION:
-                    waited = self._waited(run, step)
+                    waited = waited_for(run, step, now_s=self.clock.now().timestamp())
                     if waited is not None and isinstance(waited.event, StepRefused):
                         await self.listening.read(run)  # Another process may have sent it in time.
-                        waited = self._waited(run, step)
+                        waited = waited_for(run, step, now_s=self.clock.now().timestamp())
                     if waited is not None:
                         return waited
-                elif action.step not in run.flying and len(run.flying) < run.saga.parallel:
+                elif not self.stopping and action.step not in run.flying and len(run.flying) < run.saga.parallel:
                     run.flying[action.step] = asyncio.create_task(self._perform(run, action))
             if not run.flying:
                 return None
@@ -203,7 +215,9 @@ class SagaEngine:
                 return heard
             for name, task in list(run.flying.items()):
                 if task.done():
-                    return run.flying.pop(name).result()
+                    del run.flying[name]
+                    if not isinstance(task.exception(), Halted):
+                        return task.result()
 
     async def _perform(self, run: SagaRun, action: SagaAction) -> Happened:
         step = run.saga.steps[action.step]
@@ -228,22 +242,6 @@ class SagaEngine:
         finally:
             for each in over:
                 each.cancel()
-
-    def _waited(self, run: SagaRun, step: StepDefinition) -> Happened | None:
-        """What has become of a wait: it begins, it is over, or it goes on (None)."""
-        now_s = self.clock.now().timestamp()
-        if step.kind is Kind.SIGNAL:
-            for signal in run.signals:
-                if signal.name == step.signal and step.accepts(signal.payload):
-                    return Happened(Done(step.name), signal.payload.encode(), signal.id)
-        if step.name not in run.state.waits:
-            return Happened(Waiting(step.name, None if step.wait_s is None else now_s + step.wait_s))
-        until_s = run.state.waits[step.name]
-        if until_s is None or now_s < until_s:
-            return None
-        if step.kind is Kind.SLEEP:
-            return Happened(Done(step.name))
-        return Happened(StepRefused(step.name, f"no signal {step.signal!r} within {step.wait_s:g} s"))
 
     async def _write(self, run: SagaRun, happened: Happened) -> None:
         """Make it durable, and only then believe it."""
@@ -278,11 +276,12 @@ class SagaEngine:
 
     async def _put_to_sleep(self, run: SagaRun) -> None:
         """Nobody's, until its time, a signal, or an operator comes."""
-        wake_in_s = self.listening.wake_in_s(run)
+        wake_in_s, unsettled = self.listening.wake_in_s(run), run.unsettled()
         if run.state.parked is not None:
             wake_in_s = None
+            unsettled -= {run.state.parked[1]}  # What is known of this one is written.
             await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, f"{run.saga.name}: {run.state.reason}")
-        await self.log.suspend(run.number, wake_in_s=wake_in_s, seen=run.signalled)
+        await self.log.suspend(run.number, wake_in_s=wake_in_s, seen=run.signalled, doubtful=bool(unsettled))
 
     async def tell(self) -> None:
         """Let operators see which definitions are here, where there are more than before."""
@@ -330,14 +329,20 @@ class SagaEngine:
             await asyncio.wait({going}, timeout=limits.SAGA_LOOK_S)
             if loaded.gid in self.running:
                 return
+        if loaded.number in self._broken:
+            self._broken.remove(loaded.number)
+            loaded = replace(loaded, doubtful=True)
         run = restored(self.definitions[loaded.definition], loaded, now_s=self.clock.monotonic_s())
         if run.state.ended:
             return
         self.recovered += 1
         if loaded.signalled:
             await self.listening.read(run)
-            if (heard := hear(run)) is not None:
-                await self._write(run, heard)
+        if (heard := hear(run)) is not None:
+            await self._write(run, heard)
+        elif loaded.adoptions > limits.ADOPTIONS_MAX and (step := first_called(run.saga.shape, run.state)) is not None:
+            # It kills whoever drives it, or may be what does.
+            await self._write(run, Happened(Stuck(step, f"{loaded.adoptions} processes in a row were lost with it")))
         self._drive_in_task(run)
 
     # ── stopping ──
@@ -347,27 +352,37 @@ class SagaEngine:
         for task in self._tasks.values():
             task.cancel()
 
+    def _halt(self) -> None:
+        """No step and no attempt begins any more; what rests between two is over."""
+        self.stopping = self.calls.halted = True
+        for run in self.running.values():
+            run.hurry()
+
+    async def drain(self, within_s: float) -> bool:
+        """Begin no step any more, and let those end that are called; whether all did. The rest is others' at once."""
+        self._halt()
+        until_s = self.clock.monotonic_s() + within_s
+        while self._tasks and (left_s := until_s - self.clock.monotonic_s()) > 0:
+            await asyncio.wait(self._tasks.values(), timeout=min(left_s, limits.SAGA_LOOK_S))
+            await self._hand_over()
+        return not self._tasks
+
     async def stop(self) -> None:
         """Drive nothing any more; others have what is left at once. Idempotent."""
-        self.stopping = True
-        left = [run.number for run in self.running.values()]
+        self._halt()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if left:
-            try:
-                await self.log.release(left)
-            except (Replaced, Unavailable, *UNKNOWN) as failure:
-                logger.warning("%d sagas wait for their owner's lease to expire: %r", len(left), failure)
+        await self._hand_over()
 
-
-def _check_key(key: str | None) -> None:
-    """What the log could not store would cost those that share its write theirs."""
-    try:
-        storable = key is None or b"\0" not in key.encode()
-    except UnicodeEncodeError:
-        storable = False
-    if not storable:
-        raise InvalidDefinition(f"a key is text without NUL and lone surrogates: {key!r}")
+    async def _hand_over(self) -> None:
+        """Give up what was let go of here; a step that was cut off is one whose outcome is unknown."""
+        left, self._left = self._left, []
+        doubtful = [run.number for run in left if run.unsettled()]
+        try:
+            if left:
+                await self.log.release([run.number for run in left], doubtful)
+        except (Replaced, Unavailable, *UNKNOWN) as failure:
+            logger.warning("%d sagas wait for their owner's lease to expire: %r", len(left), failure)

@@ -25,6 +25,9 @@ class StoredSaga:
     events: list[str] = field(default_factory=list)
     ended: bool = False
     signals: list[Signal] = field(default_factory=list)
+    doubtful: bool = False
+    adoptions: int = 0
+    stood: int = 0
 
 
 class MemorySagas:
@@ -72,7 +75,7 @@ class MemorySagas:
 
         return boundary("saga.append", write)
 
-    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int) -> None:
+    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
         """It is nobody's until its time comes."""
 
         async def let_go() -> None:
@@ -80,7 +83,7 @@ class MemorySagas:
             if (stored.owner, stored.term) != (owner, term):
                 return
             now_s = self._world.now_s()
-            stored.owner = ""
+            stored.owner, stored.doubtful = "", doubtful
             stored.wake_at_s = None if wake_in_s is None else now_s + wake_in_s
             if stored.signalled > seen:
                 stored.wake_at_s = now_s
@@ -106,17 +109,22 @@ class MemorySagas:
             self._owner()
             terms = {name: owner.term for name, owner in self._world.owners.items() if owner.taken_by is not None}
             found = [s for s in self._sagas.values() if terms.get(s.owner, 0) > s.term and not s.ended]
-            return self._take([s for s in found if s.saga.definition in definitions][:at_most])
+            taken = [s for s in found if s.saga.definition in definitions][:at_most]
+            for stored in taken:
+                died = self._world.owners[stored.owner].lease_until_s != float("-inf")
+                since = stored.adoptions if stored.stood == len(stored.events) else 0
+                stored.doubtful, stored.stood, stored.adoptions = True, len(stored.events), since + died
+            return self._take(taken)
 
         return await boundary("saga.adopt", take)
 
-    async def release(self, numbers: Collection[int]) -> None:
+    async def release(self, numbers: Collection[int], doubtful: Collection[int] = ()) -> None:
         """Let others have these sagas at once."""
         mine = self._owner()
         for number in numbers:
             stored = self._sagas[number]
             if (stored.owner, stored.term) == mine:
-                stored.owner, stored.wake_at_s = "", self._world.now_s()
+                stored.owner, stored.wake_at_s, stored.doubtful = "", self._world.now_s(), number in doubtful
 
     async def load(self, gid: str) -> Loaded | None:
         """One saga, whoever drives it."""
@@ -197,6 +205,8 @@ class MemorySagas:
             owner=stored.owner,
             signalled=stored.signalled,
             left_s=None if at_s is None else at_s - self._world.now_s(),
+            doubtful=stored.doubtful,
+            adoptions=stored.adoptions if stored.stood == len(stored.events) else 0,
         )
 
     def _standing(self, stored: StoredSaga, asked: NewSaga) -> Standing:

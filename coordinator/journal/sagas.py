@@ -61,9 +61,9 @@ class PostgresSagas:
         """Write that *event* happened. See `SagaLog`."""
         return boundary("saga.append", lambda: self._lanes[number % LANES].put((number, position, event, final)))
 
-    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int) -> None:
+    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""
-        arguments = (number, *self._owner(), seen, wake_in_s)
+        arguments = (number, *self._owner(), seen, wake_in_s, doubtful)
         await boundary("saga.suspend", lambda: self._forced.run(lambda c: c.execute(SQL["suspend"], *arguments)))
 
     async def awake(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
@@ -74,9 +74,9 @@ class PostgresSagas:
         """Make unfinished sagas of the dead ours."""
         return await boundary("saga.adopt", lambda: self._take(SQL["adopt"], definitions, at_most))
 
-    async def release(self, numbers: Collection[int]) -> None:
-        """Let others have these sagas at once."""
-        arguments = (list(numbers), *self._owner())
+    async def release(self, numbers: Collection[int], doubtful: Collection[int] = ()) -> None:
+        """Let others have these sagas at once. See `SagaLog`."""
+        arguments = (list(numbers), *self._owner(), list(doubtful))
         await self._forced.run(lambda c: c.execute(SQL["release"], *arguments))
 
     async def load(self, gid: str) -> Loaded | None:
@@ -126,8 +126,15 @@ class PostgresSagas:
     async def tidy(self) -> None:
         """Remember where our unfinished sagas begin."""
         owner, _ = self._owner()
-        first = await self._forced.run(lambda c: c.fetchval(SQL["first"], owner))
-        await self._forced.run(lambda c: c.execute(SQL["tidy"], owner, first))
+
+        async def settled(connection: Any) -> Any:
+            async with connection.transaction():
+                await connection.execute(SQL["settled"], owner)
+                return await connection.fetchrow(SQL["first"], owner)
+
+        stood = await self._forced.run(settled)
+        arguments = (owner, stood["first"], stood["taken"], stood["last"])
+        await self._forced.run(lambda c: c.execute(SQL["tidy"], *arguments))
 
     async def _take(self, query: str, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
         arguments = (*self._owner(), list(definitions), at_most)

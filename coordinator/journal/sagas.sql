@@ -35,6 +35,7 @@ JOIN unnest($1::bigint[], $2::int[]) AS w (number, position) USING (number, posi
 -- signal and this exclude each other.)
 UPDATE unanimity.sagas SET
     owner = '',
+    doubtful = $6,
     wake_at = CASE WHEN signalled > $4 THEN now() ELSE now() + make_interval(secs => $5) END
 WHERE number = $1 AND owner = $2 AND term = $3
   AND EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = $2 AND o.term = $3);
@@ -48,15 +49,20 @@ WITH due AS (
 ), held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), lowered AS (
-    UPDATE unanimity.saga_owners SET first = least(first, (SELECT min(number) FROM due)) WHERE owner = $1
+    INSERT INTO unanimity.saga_owners AS o (owner, first, taken) SELECT $1, 0, 1 WHERE EXISTS (SELECT FROM due)
+    ON CONFLICT (owner) DO UPDATE SET first = least(o.first, (SELECT min(number) FROM due)), taken = o.taken + 1
 )
 UPDATE unanimity.sagas AS s SET owner = held.owner, term = held.term, wake_at = NULL
 FROM due, held WHERE s.number = due.number RETURNING s.number;
 
 -- adopt --
 -- Unfinished sagas of owners that were taken over become ours, whoever took them over: perhaps it does not know them.
+-- Each time is counted, but for owners that resigned: they did not die of it. Where something was written since the
+-- last time, it begins anew.
 WITH left_over AS (
-    SELECT s.number FROM unanimity.owners AS o
+    SELECT s.number, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died,
+           (SELECT count(*) FROM unanimity.saga_events AS e WHERE e.number = s.number)::integer AS stands
+    FROM unanimity.owners AS o
     LEFT JOIN unanimity.saga_owners AS f ON f.owner = o.owner
     JOIN unanimity.sagas AS s ON s.owner = o.owner AND s.number >= coalesce(f.first, 0)
     WHERE o.taken_by IS NOT NULL AND o.term > s.term AND s.definition = ANY($3::text[])
@@ -65,9 +71,12 @@ WITH left_over AS (
 ), held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), lowered AS (
-    UPDATE unanimity.saga_owners SET first = least(first, (SELECT min(number) FROM left_over)) WHERE owner = $1
+    INSERT INTO unanimity.saga_owners AS o (owner, first, taken) SELECT $1, 0, 1 WHERE EXISTS (SELECT FROM left_over)
+    ON CONFLICT (owner) DO UPDATE SET first = least(o.first, (SELECT min(number) FROM left_over)), taken = o.taken + 1
 )
-UPDATE unanimity.sagas AS s SET owner = held.owner, term = held.term
+UPDATE unanimity.sagas AS s SET
+    owner = held.owner, term = held.term, doubtful = true, stood = left_over.stands,
+    adoptions = left_over.died + CASE WHEN s.stood = left_over.stands THEN s.adoptions ELSE 0 END
 FROM left_over, held WHERE s.number = left_over.number RETURNING s.number;
 
 -- strays --
@@ -81,14 +90,16 @@ ORDER BY s.number LIMIT $6;
 
 -- release --
 -- Others may have them at once.
-UPDATE unanimity.sagas SET owner = '', wake_at = now() WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3
+UPDATE unanimity.sagas SET owner = '', wake_at = now(), doubtful = number = ANY($4::bigint[])
+WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3
   AND EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = $2 AND o.term = $3);
 
 -- load --
 -- Sagas with all that happened to them, in order.
 SELECT s.number, s.gid, s.name, s.definition, s.key, s.input, s.owner, s.signalled,
        extract(epoch FROM s.deadline_at - now())::float8 AS left_s,
-       coalesce(e.events, '{}') AS events, coalesce(e.ended, false) AS ended
+       coalesce(e.events, '{}') AS events, coalesce(e.ended, false) AS ended, s.doubtful,
+       CASE WHEN s.stood = coalesce(cardinality(e.events), 0) THEN s.adoptions ELSE 0 END AS adoptions
 FROM unanimity.sagas AS s LEFT JOIN LATERAL (
     SELECT array_agg(event::text ORDER BY position) AS events, bool_or(final) AS ended
     FROM unanimity.saga_events WHERE number = s.number
@@ -116,26 +127,33 @@ SELECT id, name, payload FROM unanimity.saga_signals WHERE number = $1 ORDER BY 
 SELECT s.number FROM unnest($1::bigint[], $2::int[]) AS r (number, signalled)
 JOIN unanimity.sagas AS s ON s.number = r.number WHERE s.signalled > r.signalled;
 
--- tidy --
--- Where our unfinished sagas begin: what is below has ended. Only onward from where it was when this was asked for, so
--- that one which arrives late undoes no takeover.
-INSERT INTO unanimity.saga_owners AS o (owner, first)
-SELECT $1, coalesce(min(s.number) FILTER (WHERE e.number IS NULL), max(s.number) + 1, $2)
-FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_events AS e ON e.number = s.number AND e.final
-WHERE s.owner = $1 AND s.number >= $2
-ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2;
+-- settled --
+-- Waits for all that we were about to begin or to take over, also for what a lost connection has left behind: they hold
+-- this lock. What we begin later has a later number than all that stand afterwards.
+SELECT FROM unanimity.owners WHERE owner = $1 FOR UPDATE;
 
 -- first --
--- Where our unfinished sagas began when this was last looked at.
-SELECT coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0);
+-- Where our unfinished sagas began when this was last looked at, how often we had taken over any, and which is the last.
+SELECT coalesce(o.first, 0) AS first, coalesce(o.taken, 0) AS taken,
+       coalesce((SELECT max(number) FROM unanimity.sagas), 0) AS last
+FROM (SELECT) AS one LEFT JOIN unanimity.saga_owners AS o ON o.owner = $1;
+
+-- tidy --
+-- Where our unfinished sagas begin, of those that stood when this was asked for: what is below has ended. Not where we
+-- have taken over any since: that goes back, and is not undone by this one if it arrives late.
+INSERT INTO unanimity.saga_owners AS o (owner, first)
+SELECT $1, coalesce(min(s.number) FILTER (WHERE e.number IS NULL), $4::bigint + 1)
+FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_events AS e ON e.number = s.number AND e.final
+WHERE s.owner = $1 AND s.number BETWEEN $2 AND $4
+ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2 AND o.taken = $3;
 
 -- purge --
--- Forget sagas that ended long ago, a batch at a time. Those with the lowest numbers are looked at, and no others.
-WITH ended AS (
-    SELECT number, at FROM unanimity.saga_events WHERE final ORDER BY number LIMIT $2
-), old AS (
-    DELETE FROM unanimity.sagas AS s USING ended
-    WHERE s.number = ended.number AND ended.at < now() - make_interval(secs => $1) RETURNING s.number
+-- Forget sagas that ended long ago, a batch at a time; first those that ended first.
+WITH old AS (
+    SELECT number FROM unanimity.saga_events WHERE final AND at < now() - make_interval(secs => $1)
+    ORDER BY at LIMIT $2
+), sagas AS (
+    DELETE FROM unanimity.sagas AS s USING old WHERE s.number = old.number
 ), events AS (
     DELETE FROM unanimity.saga_events AS e USING old WHERE e.number = old.number
 ), signals AS (

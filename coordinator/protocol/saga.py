@@ -7,6 +7,10 @@
 
 Going backward, steps that may be in flight settle first; then what happened, or may have happened, is undone in the
 reverse order of what depends on what. Once the pivot is done, a saga only goes forward.
+
+Whoever takes a saga over from a process that died `doubted` it: each step that was ready may have been begun, and its
+outcome is unknown. What is done about that is its policy's to say, after a crash as after a timeout: an idempotent one
+runs again, and any other one settles.
 (H. Garcia-Molina and K. Salem, "Sagas", 1987; the pivot is C. Richardson's, "Microservices Patterns", chapter 4.)
 
 Rule: everything that moves a saga lives in this file. `evolve` takes facts, `owed` derives obligations from the state
@@ -18,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from coordinator.errors import IllegalTransition
-from coordinator.protocol.saga_shape import Kind, Shape, Step, StepName
+from coordinator.protocol.saga_shape import Kind, OnUnknown, Shape, Step, StepName
 
 
 class Phase(StrEnum):
@@ -130,7 +134,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """Find out about a step that may be in flight: nothing is undone before it has settled."""
+    """Find out about a step that may be in flight, as its policy says: nothing is undone before it has settled."""
 
     step: StepName
 
@@ -156,6 +160,8 @@ class SagaState:
     reason: str = ""
     parked: tuple[Phase, StepName] | None = None
     """Where it was when it was parked, and because of which step."""
+    doubtful: frozenset[StepName] = frozenset()
+    """Steps that somebody may have begun and of which nobody knows what became; also those that have settled since."""
 
     @property
     def ended(self) -> bool:
@@ -174,14 +180,16 @@ def evolve(shape: Shape, state: SagaState, event: SagaEvent) -> SagaState:
             return _settled(shape, state, event.step, Mark.UNKNOWN, event.reason)
         case Undone() if state.phase is Phase.BACKWARD and event.step in _undos(shape, state):
             return _marked(shape, state, event.step, Mark.UNDONE)
-        case Stuck() if _open(shape, state, event.step) or event.step in _undos(shape, state):
+        case Stuck() if _open(shape, state, event.step):
+            return _parked(_in_doubt(state, event.step), event.step, event.reason)
+        case Stuck() if event.step in _undos(shape, state):
             return _parked(state, event.step, event.reason)
         case Waiting() if state.phase is Phase.FORWARD and _open(shape, state, event.step):
             return _changed(state, waits={**state.waits, event.step: event.until_s})
         case Cancelled() if cancellable(shape, state):
             return _ended(shape, _changed(state, phase=Phase.BACKWARD, reason=state.reason or event.reason))
         case Resumed() if state.parked is not None:
-            return _changed(state, phase=state.parked[0], parked=None)
+            return _resumed(shape, state, *state.parked)
         case Skipped() if state.parked is not None and event.step == state.parked[1]:
             # Whoever takes the pivot on himself has passed it: there is no way back from there.
             phase = Phase.FORWARD if event.step == shape.pivot else state.parked[0]
@@ -194,7 +202,8 @@ def owed(shape: Shape, state: SagaState) -> Sequence[SagaAction]:
     """What must be done next, all of it at once if there is room. Empty: parked, or ended."""
     match state.phase:
         case Phase.FORWARD:
-            return [Run(name) for name in _ready(shape, state)]
+            settle = {name for name in state.doubtful if not _runs_again(shape, name)}
+            return [Settle(name) if name in settle else Run(name) for name in _ready(shape, state)]
         case Phase.BACKWARD:
             in_flight = _in_flight(shape, state)
             return [Settle(name) for name in in_flight] or [Undo(name) for name in _undos(shape, state)]
@@ -222,12 +231,32 @@ def _reached(step: Step, marks: Mapping[StepName, Mark]) -> bool:
 
 
 def may_have_begun(shape: Shape, state: SagaState) -> frozenset[StepName]:
-    """Steps that whoever drove the saga so far may have begun, and has not settled."""
-    return frozenset(_ready(shape, state))
+    """Actions that whoever drove the saga so far may have begun, and has not settled."""
+    return frozenset(_in_flight(shape, state))
+
+
+def doubted(shape: Shape, state: SagaState) -> SagaState:
+    """The state as a successor has it, of a process that was lost: whatever was ready may have been begun."""
+    return _changed(state, parked=state.parked, doubtful=state.doubtful | may_have_begun(shape, state))
+
+
+def first_called(shape: Shape, state: SagaState) -> StepName | None:
+    """The first step that whoever drives the saga now calls; None where it only waits, or its policy calls nothing."""
+    for action in owed(shape, state):
+        step = shape.steps[action.step]
+        asked = step.on_unknown is OnUnknown.ASK or step.pivot
+        if step.kind is Kind.ACTION and (asked or not isinstance(action, Settle)):
+            return step.name
+    return None
+
+
+def _runs_again(shape: Shape, step: StepName) -> bool:
+    """Whether a step that may have been begun is simply run (again)."""
+    return shape.steps[step].on_unknown is OnUnknown.RETRY
 
 
 def _in_flight(shape: Shape, state: SagaState) -> list[StepName]:
-    """Steps that may be running although the saga goes backward. (A wait is over when nobody waits any more.)"""
+    """Steps that may be running, whichever way the saga goes. (A wait is over when nobody waits any more.)"""
     return [name for name in _ready(shape, state) if shape.steps[name].kind is Kind.ACTION]
 
 
@@ -253,6 +282,8 @@ def _pivoted(shape: Shape, state: SagaState) -> bool:
 def _settled(shape: Shape, state: SagaState, step: StepName, mark: Mark, reason: str) -> SagaState:
     happened, is_pivot = mark is Mark.DONE, step == shape.pivot
     if not happened and (_pivoted(shape, state) or (is_pivot and mark is Mark.UNKNOWN)):
+        if mark is Mark.UNKNOWN:
+            state = _in_doubt(state, step)
         return _parked(state, step, reason)  # There is no way back, or may be none: an operator says how it goes on.
     if happened and is_pivot and state.phase is Phase.BACKWARD:
         state = _changed(state, phase=Phase.FORWARD)  # It was passed before anyone could hold it.
@@ -277,6 +308,18 @@ def _ended(shape: Shape, state: SagaState) -> SagaState:
     return state
 
 
+def _resumed(shape: Shape, state: SagaState, phase: Phase, step: StepName) -> SagaState:
+    """On from where it was. Where nothing else is left to find out about its step, the operator has it tried again."""
+    doubtful = state.doubtful
+    if shape.steps[step].on_unknown is OnUnknown.COMPENSATE and _pivoted(shape, state):
+        doubtful -= {step}
+    return _changed(state, phase=phase, parked=None, doubtful=doubtful)
+
+
+def _in_doubt(state: SagaState, step: StepName) -> SagaState:
+    return _changed(state, parked=state.parked, doubtful=state.doubtful | {step})
+
+
 def _parked(state: SagaState, step: StepName, reason: str) -> SagaState:
     return _changed(state, phase=Phase.PARKED, parked=(state.phase, step), reason=f"{step}: {reason}")
 
@@ -289,6 +332,7 @@ def _changed(
     waits: Mapping[StepName, float | None] | None = None,
     reason: str | None = None,
     parked: tuple[Phase, StepName] | None = None,
+    doubtful: frozenset[StepName] | None = None,
 ) -> SagaState:
     """Another state. (By hand: `dataclasses.replace` is a third of the cost of a saga.)"""
     return SagaState(
@@ -297,6 +341,7 @@ def _changed(
         state.waits if waits is None else waits,
         state.reason if reason is None else reason,
         parked,
+        state.doubtful if doubtful is None else doubtful,
     )
 
 

@@ -31,7 +31,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A saga as its log has it. *left_s*: seconds until its deadline. *signalled*: how many signals it was sent."""
+    """A saga as its log has it. *left_s*: seconds until its deadline. *signalled*: how many signals it was sent.
+
+    *doubtful*: what was ready when its last driver let go of it, or was lost, may have been begun. *adoptions*: how
+    often in a row it was taken over from a process that was lost, and nothing was written of it.
+    """
 
     number: int
     gid: str
@@ -44,6 +48,8 @@ class Loaded:
     owner: str
     signalled: int = 0
     left_s: float | None = None
+    doubtful: bool = False
+    adoptions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ class SagaLog(Protocol):
         """Write that *event* happened, as number *position* of its saga; done once it is durable. May be repeated."""
         ...
 
-    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int) -> None:
+    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
         """Nobody drives it any more until so many seconds from now, or until it was sent more than *seen* signals."""
         ...
 
@@ -75,11 +81,15 @@ class SagaLog(Protocol):
         ...
 
     async def adopt(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
-        """Make unfinished sagas of owners ours that were taken over, by whomever, of these definitions only."""
+        """Make unfinished sagas of owners ours that were taken over, by whomever, of these definitions only.
+
+        They are doubtful from here on. Each time is counted but for owners that stopped in an orderly way: one that
+        kills whoever drives it is told by that.
+        """
         ...
 
-    async def release(self, numbers: Collection[int]) -> None:
-        """Let others have these sagas at once: this process stops."""
+    async def release(self, numbers: Collection[int], doubtful: Collection[int] = ()) -> None:
+        """Let others have these sagas at once, some of them *doubtful*: this process stops."""
         ...
 
     async def load(self, gid: str) -> Loaded | None:

@@ -1,4 +1,6 @@
 -- Sagas: one row when it begins, one for each thing that happened, and none is ever changed while it runs.
+-- A row that changes owners says whether what was ready may have been begun (doubtful), and how often in a row its driver
+-- was lost (adoptions) without anything more having happened than had then (stood events).
 -- Its number tells an owner's first unfinished saga, so that a successor need not look at all that have ended.
 
 CREATE TABLE unanimity.sagas (
@@ -14,7 +16,10 @@ CREATE TABLE unanimity.sagas (
     signalled   integer NOT NULL DEFAULT 0,
     wake_at     timestamptz,
     deadline_at timestamptz,
-    created_at  timestamptz NOT NULL DEFAULT now()
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    doubtful    boolean NOT NULL DEFAULT false,
+    adoptions   integer NOT NULL DEFAULT 0,
+    stood       integer NOT NULL DEFAULT 0
 );
 
 CREATE UNIQUE INDEX sagas_key ON unanimity.sagas (name, key) WHERE key IS NOT NULL;
@@ -34,6 +39,8 @@ CREATE TABLE unanimity.saga_events (
 
 CREATE INDEX saga_events_final ON unanimity.saga_events (number) WHERE final;
 
+CREATE INDEX saga_events_ended ON unanimity.saga_events (at) WHERE final;
+
 CREATE TABLE unanimity.saga_signals (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     number  bigint NOT NULL,
@@ -46,7 +53,8 @@ CREATE INDEX saga_signals_number ON unanimity.saga_signals (number, id);
 
 CREATE TABLE unanimity.saga_owners (
     owner text PRIMARY KEY,
-    first bigint NOT NULL
+    first bigint NOT NULL,
+    taken bigint NOT NULL DEFAULT 0
 );
 
 -- Which definitions each process has: what is pinned to one that no live process has, nobody can go on with.

@@ -289,38 +289,6 @@ async def test_a_step_of_which_nobody_knows_is_asked_about(coordinator, world, s
     assert world.did == did
 
 
-async def test_a_successor_goes_on_with_what_a_dead_process_left(journal, world):
-    """What was written is not done again; a process without the definition leaves it to one that has it."""
-    saga = world.saga()
-    world.holds["charge"] = asyncio.Event()
-    async with Coordinator(journal=journal, sagas=[saga], settings=SETTINGS) as first:
-        handle = await first.start(saga, 1, key="order-4")
-        await until(lambda: world.did == ["reserve"])
-        for loop in first.engine._loops:
-            await loop.stop()  # As if it had been frozen: its lease expires, and nothing is released.
-        first.sagas.engine._tasks[handle.gid].cancel()
-        world.holds.clear()
-        other = Saga("another", sleep("nap", 0))
-        async with Coordinator(journal=journal, sagas=[other], settings=SETTINGS) as stranger:
-            await asyncio.sleep(0.5)
-            assert stranger.sagas.engine.recovered == 0
-            async with Coordinator(journal=journal, sagas=[saga], settings=SETTINGS) as second:
-                assert (await (await second.attach(saga, "order-4")).result()).completed
-    assert world.did == ["reserve", "charge", "ship"]
-
-
-async def test_a_process_that_stops_hands_its_sagas_over_at_once(journal, world):
-    saga = world.saga()
-    world.holds["charge"] = asyncio.Event()
-    async with Coordinator(journal=journal, sagas=[saga], settings=Settings(lease_s=60.0)) as first:
-        handle = await first.start(saga, 1)
-        await until(lambda: world.did == ["reserve"])
-    world.holds.clear()
-    async with Coordinator(journal=journal, sagas=[saga], settings=SETTINGS) as second:
-        assert (await second.sagas.ended(handle.gid, saga)).completed
-    assert world.did == ["reserve", "charge", "ship"]
-
-
 async def test_a_changed_definition_needs_another_version(coordinator, world):
     one = Saga("v", sleep("nap", 0), version="1")
     await coordinator.run(one)

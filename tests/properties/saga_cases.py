@@ -18,6 +18,7 @@ def _plan(*steps: StepPlan, cancel_at_s: float | None = None) -> Plan:
 
 _REFUSED, _DONE, _DOWN = ("refused",), ("timeout, done",), ("unavailable", "unavailable")
 PLANS: dict[str, tuple[str, Plan]] = {
+    "careful": ("completed", _plan(_undoable(on_unknown="compensate"), _undoable(0, on_unknown="ask"), StepPlan((1,)))),
     "straight": ("completed", _plan(_undoable(), _undoable(0), StepPlan((1,), pivot=True), StepPlan((2,)))),
     "undone": ("compensated", _plan(_undoable(), _undoable(0), StepPlan((1,), pivot=True, answers=_REFUSED))),
     "siblings, one refused": (

@@ -45,6 +45,7 @@ class Verdict:
             *_out_of_order(plan, self),
             *_around_the_pivot(plan, self),
             *_in_flight(plan, self),
+            *_called_again(plan, self),
             *_ending(plan, self),
             *_attempts(self),
         ]
@@ -108,6 +109,23 @@ def _in_flight(plan: Plan, verdict: Verdict) -> list[str]:
     return found
 
 
+def _called_again(plan: Plan, verdict: Verdict) -> list[str]:
+    """A successor does not call again what its lost predecessor had called, unless it is idempotent.
+
+    But an operator who resumes a saga behind its pivot may have it called; and what is handed over in order is known.
+    """
+    if any(strike.action == "stop" for strike in plan.strikes):
+        return []
+    found, by = [], {}
+    for s in verdict.seen:
+        if s.what != "call" or s.direction != "action" or plan.steps[s.step].on_unknown == "retry":
+            continue
+        resumed = plan.resumes and plan.pivot is not None and plan.pivot in {s.step, *plan.before(s.step)}
+        if by.setdefault(s.step, s.process) < s.process and not resumed:  # In the order of their names they began.
+            found.append(f"s{s.step} was called by {by[s.step]}, which was lost, and again by {s.process}")
+    return found
+
+
 def _ending(plan: Plan, verdict: Verdict) -> list[str]:
     at, found = _effects(verdict), []
     actions = [index for index, step in enumerate(plan.steps) if step.nap_s is None]
@@ -136,13 +154,17 @@ def _ending(plan: Plan, verdict: Verdict) -> list[str]:
 
 
 def _may_turn_back(plan: Plan) -> bool:
-    """Whether somebody has called it off, or a step was refused, unknown by its policy, or failed at every attempt."""
+    """Whether somebody has called it off, or a step was refused, unknown by its policy, or failed at every attempt.
+
+    What a lost process may have called is unknown, like what timed out.
+    """
     if plan.cancel_at_s is not None:
         return True
     for step in plan.steps:
         failed = [answer for answer in step.answers if answer not in ("ok", "twice")]
         unknown = [answer for answer in failed if answer.startswith(("timeout", "late"))]
-        if "refused" in failed or len(failed) >= ATTEMPTS or (unknown and step.on_unknown != "retry"):
+        doubtful = unknown or (plan.loses and step.nap_s is None)
+        if "refused" in failed or len(failed) >= ATTEMPTS or (doubtful and step.on_unknown != "retry"):
             return True
     return False
 
@@ -156,7 +178,8 @@ def _may_be_stuck(plan: Plan) -> bool:
         if len(bad) >= ATTEMPTS or len(unasked) >= ATTEMPTS:
             return True
         behind = pivot is not None and (index == pivot or pivot in plan.before(index))
-        if behind and (set(step.answers) - {"ok", "twice"} or (plan.cancel_at_s is not None and plan.strikes)):
+        lost = plan.loses and step.on_unknown != "retry" and step.nap_s is None
+        if behind and (set(step.answers) - {"ok", "twice"} or lost):
             return True
     return False
 

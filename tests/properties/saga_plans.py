@@ -13,7 +13,9 @@ ANSWERS = ("ok", "refused", "unavailable", "conflict", "timeout, done", "timeout
 """`conflict` is a serialisation failure of the participant's database; `late` is given up first, and arrives then."""
 UNDO_ANSWERS = tuple(answer for answer in ANSWERS if answer != "refused")
 ASKED = ("ok", "unknown", "unavailable")
-LOG_ACTIONS = ("crash", "lost", "late", "takeover", "reborn")
+LOG_ACTIONS = ("crash", "lost", "late", "takeover", "reborn", "stop")
+LOST_ACTIONS = ("crash", "takeover", "reborn")
+"""After these, whoever goes on with a saga does not know what its former driver had begun; after a `stop` it does."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Plan:
         for earlier in self.steps[index].after:
             found |= self.before(earlier)
         return found
+
+    @property
+    def loses(self) -> bool:
+        """Whether a process is lost (or taken for lost) on the way."""
+        return any(strike.action in LOST_ACTIONS for strike in self.strikes)
 
     @property
     def pivot(self) -> int | None:

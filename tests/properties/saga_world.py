@@ -172,6 +172,8 @@ class SagaWorld:
             case "late":
                 self._keep(self._later(effect))
                 raise TimeoutError("injected")
+            case "stop":
+                self._keep(self._replace(self.processes[name]))
             case "takeover" | "reborn":
                 process = self.processes[name]
                 assert process.task is not None
@@ -182,6 +184,23 @@ class SagaWorld:
                 if strike.action == "reborn":
                     await process.ownership.renew()
                     process.look()
+
+    async def _replace(self, process: Process) -> None:
+        """Stop it in an orderly way, with its successor beside it, as a deployment does."""
+        assert process.task is not None
+        process.task.cancel()
+        await asyncio.wait({self._keep(self._spawn())})
+        renewing = self._keep(self._renewed(process))  # The lease is held while it stops.
+        await process.sagas.engine.drain(12.0)
+        await process.sagas.engine.stop()
+        renewing.cancel()
+        await process.ownership.resign()
+        self.dead.add(process.name)
+
+    async def _renewed(self, process: Process) -> None:
+        while True:
+            await process.ownership.renew()
+            await asyncio.sleep(1.0)
 
     async def _later(self, effect: Callable[[], Awaitable[Any]]) -> None:
         await asyncio.sleep(2.0)

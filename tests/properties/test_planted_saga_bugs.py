@@ -176,7 +176,20 @@ def doubt_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def takeover_forgotten(patch: pytest.MonkeyPatch) -> None:
     """A successor takes what its predecessor may have begun for what nobody has."""
-    patch.setattr("coordinator.engine.saga_run.may_have_begun", lambda shape, state: frozenset())
+    patch.setattr("coordinator.engine.saga_run.doubted", lambda shape, state: state)
+
+
+def policy_forgotten_by_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """A successor calls whatever its predecessor may have begun, as if all steps were idempotent."""
+    patch.setattr(saga, "_runs_again", lambda shape, step: True)
+
+
+def stop_taken_for_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """A process that stops in an orderly way leaves everybody in doubt about what it had not begun."""
+    patch.setattr(
+        "coordinator.engine.saga_run.SagaRun.unsettled",
+        lambda run: saga.may_have_begun(run.saga.shape, run.state),
+    )
 
 
 def place_in_the_log_overwritten(patch: pytest.MonkeyPatch) -> None:
@@ -219,6 +232,8 @@ BUGS: dict[str, Patch] = {
     "unknown answer read as never": unknown_answer_read_as_never,
     "doubt forgotten": doubt_forgotten,
     "takeover forgotten": takeover_forgotten,
+    "policy forgotten by a crash": policy_forgotten_by_a_crash,
+    "stop taken for a crash": stop_taken_for_a_crash,
     "place in the log overwritten": place_in_the_log_overwritten,
     "driven on under another lease": driven_on_under_another_lease,
     "parked in silence": parked_in_silence,
