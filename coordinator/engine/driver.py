@@ -106,7 +106,8 @@ class Driver:
                 if run.following is not None:
                     run.following.retried(name_of(action), asked)
                 affordable = asked is None or self.performer.budgets.spend(asked)
-                await self.performer.clock.sleep(self._pause_s(pause_s, affordable=affordable))
+                asked_for_s = getattr(failure, "retry_after_s", None) or 0.0  # To be left alone for so long.
+                await self.performer.clock.sleep(asked_for_s + self._pause_s(pause_s, affordable=affordable))
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
             else:
                 run.transaction = evolve(run.transaction, event)
