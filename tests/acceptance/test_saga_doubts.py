@@ -80,7 +80,7 @@ async def test_a_step_that_something_else_cancelled_has_failed_and_is_not_forgot
 
 
 async def test_a_key_that_stands_for_a_saga_of_an_earlier_version_finds_it(journal, world):
-    """Also where it is asked for with the later one; where nobody has the earlier one it is in doubt, and not refused."""
+    """Also where it is asked for with the later one; where nobody has the earlier one it is in doubt."""
 
     async def greet(go: str) -> str:
         return f"hello {go}"
