@@ -17,7 +17,9 @@ from coordinator.operating.story import recorded
 from coordinator.ports import Doubtful, Participant
 from coordinator.protocol.model import BranchName, Gid, Prepared
 from coordinator.settings import Settings
-from participants import Postgres
+from participants import Kafka, Postgres
+
+_UNNAMED = "cannot be asked: only a record names its transactional id (`coordinator pool` shows which are open)"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,19 +54,26 @@ async def found(
 
 
 async def probed(one: InDoubt, parties: Mapping[BranchName, Party]) -> None:
-    """Ask the participant of every branch of *one*; what it says (or that it does not) is in its evidence then."""
+    """Ask the participant of every branch of *one*; what it says (or that it does not) is in its evidence then.
+
+    Without a record nobody knows which branches there were, so all of *parties* are asked: one that has the marker of
+    a commit says more than anybody else.
+    """
+    branches = {name: doubtful.prepared for name, doubtful in one.doubtful.items()}
     if one.record is not None:
         record = recorded(one.record)
-        branches = {
+        branches |= {
             name: Prepared(gid=one.gid, branch=name, evidence=record.evidence.get(name, {})) for name in record.branches
         }
     else:
-        branches = {}
-    branches |= {name: doubtful.prepared for name, doubtful in one.doubtful.items() if name not in branches}
+        branches = {name: Prepared(gid=one.gid, branch=name, evidence={}) for name in parties} | branches
     for name, prepared in branches.items():
         party = parties.get(name)
         if party is None:
             one.evidence[name] = "not asked: this command was given no participant of that name"
+            continue
+        if one.record is None and isinstance(party, Kafka):
+            one.evidence[name] = _UNNAMED
             continue
         try:
             one.evidence[name] = await party.probe(prepared)

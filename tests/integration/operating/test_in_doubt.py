@@ -10,7 +10,7 @@ from coordinator.gids import new_gid
 from coordinator.operating.desk import wait_until_done
 from coordinator.schema import apply
 from participants import Postgres
-from tests.integration.operating.conftest import SETTINGS
+from tests.integration.operating.conftest import NOWHERE, SETTINGS
 
 RANDOM = bytes(range(10))
 
@@ -110,3 +110,19 @@ async def test_where_nobody_is_asked_it_is_not_told_as_peace(operator, prepare, 
     seeing = await operator.run("in-doubt", "list", "--participant", f"db={database}")
     assert gid in seeing.stdout
     assert "no participant was asked" not in seeing.stderr
+
+
+async def test_a_participant_that_has_committed_says_so_before_another_is_aborted(operator, prepare, create_database):
+    """Without a record all that are known are asked: also those that have nothing prepared any more, and brokers."""
+    gid, other = await prepare(timedelta(days=2)), await create_database()
+    connection = await asyncpg.connect(other)
+    await apply(connection)
+    await connection.execute("INSERT INTO unanimity.branches (gid, branch) VALUES ($1, 'other')", gid)
+    await connection.close()
+    participants = [f"db={operator.environment['COORDINATOR_JOURNAL']}", f"other={other}", f"events=kafka://{NOWHERE}"]
+    given = [word for participant in participants for word in ("--participant", participant)]
+    asked = await operator.run("in-doubt", "abort", gid, *given, "--reason", "ops-15", stdin="n\n")
+    assert f"  db: prepared, as {gid}:db" in asked.stdout
+    assert "  other: committed: its marker is there" in asked.stdout
+    assert "  events: cannot be asked: only a record names its transactional id" in asked.stdout
+    assert "nothing was done" in asked.stderr
