@@ -42,7 +42,7 @@ async def examine_postgres(url: str) -> list[Finding]:
     """The settings of a database, as the promises need them."""
     try:
         connection = await asyncpg.connect(url, timeout=limits.PARTICIPANT_CALL_S)
-    except (OSError, TimeoutError, asyncpg.PostgresError) as failure:
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
         return [Finding("postgres", "connection", repr(failure), Verdict.BROKEN, "check the URL, and that it runs")]
     try:
         looks = (
@@ -61,8 +61,11 @@ async def examine_kafka(bootstrap: str, options: Mapping[str, str] | None = None
     from participants.kafka.cluster import Cluster
     from participants.kafka.connection import Security
 
-    security = Security(**(options or {}))  # type: ignore[arg-type]  # Names and values are the operator's own.
-    cluster = Cluster(bootstrap, security)
+    try:
+        security = Security(**(options or {}))  # type: ignore[arg-type]  # Names and values are the operator's own.
+        cluster = Cluster(bootstrap, security)
+    except (CoordinatorError, TypeError) as failure:
+        return [Finding("kafka", "connection", str(failure), Verdict.BROKEN, "correct the address or its options")]
     try:
         highest = await cluster.check()
     except CoordinatorError as failure:

@@ -22,6 +22,7 @@ What code passes for a single transaction wins over both.
 """
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,7 @@ class ParticipantSettings(BaseModel):
 class Settings(BaseSettings):
     """Everything that can be configured, with its default. Durations are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="COORDINATOR_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="COORDINATOR_", frozen=True, extra="forbid")
 
     journal: SecretStr | None = None
     """The URL of the database that holds the journal, for operators' commands."""
@@ -97,16 +98,22 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Code before environment before file."""
-        path = Path(os.environ.get(CONFIG_VARIABLE, str(DEFAULT_FILE)))
+        path = _file()
         if CONFIG_VARIABLE in os.environ and not path.is_file():
             raise Misconfigured(f"{CONFIG_VARIABLE} names {path}, and there is no such file")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+
+def _file() -> Path:
+    return Path(os.environ.get(CONFIG_VARIABLE, str(DEFAULT_FILE)))
 
 
 def load(**overrides: object) -> Settings:
     """The settings of this process. Raises `Misconfigured` that names the field, the value and the reason."""
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # Validated by pydantic, field by field.
+    except tomllib.TOMLDecodeError as invalid:
+        raise Misconfigured(f"{_file()} is no TOML: {invalid}") from invalid
     except ValidationError as invalid:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in invalid.errors())
         raise Misconfigured(f"the configuration is not valid: {problems}") from invalid

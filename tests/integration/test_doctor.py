@@ -98,8 +98,12 @@ async def test_a_server_that_is_away_is_said_to_be():
     """Not a traceback."""
     findings = [
         *await doctor.examine_postgres("postgresql://postgres@127.0.0.1:1/none"),
+        *await doctor.examine_postgres("nonsense"),
         *await doctor.examine_kafka("127.0.0.1:1"),
+        *await doctor.examine_kafka("nonsense"),
+        *await doctor.examine_kafka("127.0.0.1:1", {"sasl": "nonsense"}),
     ]
+    assert len(findings) == 5
     assert {finding.verdict for finding in findings} == {doctor.Verdict.BROKEN}
 
 

@@ -62,3 +62,21 @@ def test_what_is_not_valid_is_refused_at_the_start_by_name(monkeypatch, variable
     monkeypatch.setenv(variable, value)
     with pytest.raises(Misconfigured, match=named):
         load()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[policy.default]\nkind = 'rollback'\n", "policy: Extra inputs are not permitted"),
+        ("lease = 5\n", "lease: Extra inputs are not permitted"),
+        ("lease_s = \n", "is no TOML"),
+    ],
+)
+def test_a_name_in_the_file_that_nobody_knows_is_refused(tmp_path, monkeypatch, text, said):
+    """A typing error must not quietly mean the default."""
+    path = tmp_path / "coordinator.toml"
+    path.write_text(text)
+    monkeypatch.setenv("COORDINATOR_CONFIG", str(path))
+    monkeypatch.setenv("COORDINATOR_SOMETHING_ELSE", "is not ours to judge")
+    with pytest.raises(Misconfigured, match=said):
+        load()
