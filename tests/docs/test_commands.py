@@ -158,6 +158,26 @@ def test_commands_that_a_sentence_names_are_there(page: Path, line: str):
             understood(words[1:])
 
 
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ("make demo", "python -m examples.social_post.demo"),
+        ("make soak MINUTES=3 SEED=7", "python -m tests.soak --minutes 3 --seed 7"),
+        ("make bench ARGUMENTS=--quick", "python -m tests.benchmarks --quick"),
+        ("make test", "python -m pytest"),
+        ("make docs", "sphinx-build -W --keep-going -q -E -b html -d .docs/doctrees docs .docs/html"),
+    ],
+)
+def test_what_make_runs_is_what_tests_run(line: str, runs: str):
+    """The jobs take their time; other tests run the same code: the soak, the demo, a tiny bench, the pages."""
+    done = subprocess.run(
+        [*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.rstrip().splitlines()[-1 if "docs" not in line else -2].endswith(runs)
+    words = runs.split()
+    assert words[0] != "python" or find_spec(words[2]) is not None
+
+
 def understood(words: list[str]) -> None:
     """Raise where a command line of ours has a name or an option that is not there."""
     command = get_command(app)

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.soak.__main__ import CLEAN, VACUOUS, VIOLATED, main
+from tests.soak import __main__ as command
+from tests.soak.__main__ import BROKEN, CLEAN, VACUOUS, VIOLATED, main
 from tests.soak.evidence import Injury
+from tests.soak.soak import NotGoing
 from tests.soak.test_checker import CLEAN as HISTORY
 from tests.soak.test_checker import FACTS, observed, transaction
 
@@ -37,3 +39,35 @@ def test_the_help_teaches(capsys):
         main(["--help"])
     page = capsys.readouterr().out
     assert all(word in page for word in ("--minutes", "--seed", "--workers", "--brokers", "exit status: 0", "witness"))
+
+
+def test_what_was_observed_is_kept_judged_and_told(tmp_path, monkeypatch, capsys):
+    """All of the command but the servers: those have a test of their own, of two minutes."""
+    asked = []
+
+    async def soak(options, directory, tell):
+        asked.append(options)
+        (directory / "workers").mkdir()
+        tell("disturbing")
+        return observed(*WHOLE, injuries=INJURIES), FACTS
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_soak", soak)
+    assert main(["--minutes", "2", "--seed", "7"]) == CLEAN
+    assert [(options.minutes, options.seed, options.workers, options.brokers) for options in asked] == [(2, 7, 3, 3)]
+    assert "every promise was kept" in capsys.readouterr().out
+    kept = tmp_path / ".dev" / "soak-7"
+    assert {path.name for path in kept.iterdir()} == {"observations.json", "facts.json", "report.txt"}
+    assert main(["--judge", str(kept / "observations.json")]) == CLEAN
+
+
+def test_what_could_not_be_judged_is_no_success(tmp_path, monkeypatch, capsys):
+    """A worker that never began proves nothing."""
+
+    async def soak(options, directory, tell):
+        raise NotGoing("w1 did not commit before the first injury")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_soak", soak)
+    assert main(["--seed", "7"]) == BROKEN
+    assert "could not be judged" in capsys.readouterr().err
