@@ -2,117 +2,20 @@
 
 import asyncio
 import time
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from urllib.parse import quote
+from dataclasses import replace
 
-import aiohttp
+from participants.http.signing import SIGNATURE, TIME, WINDOW_S, Key
+from participants.http.subject import Answer, Subject, expect, fresh
 
-from participants.http.signing import SIGNATURE, TIME, WINDOW_S, Delivery, Key, signed_headers
-
-_AGAIN = (425, 429, 503)
-_ASKED_MAX = 20
-_PAUSE_S = 0.05
 _AT_ONCE = 8
 _OLD_S = 2 * WINDOW_S
-
-
-class Wrong(Exception):
-    """The service answered wrongly, or had an effect that it may not have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was answered."""
-
-    status: int
-    body: bytes
-
-    @property
-    def done(self) -> bool:
-        """Whether it says that it was done."""
-        return 200 <= self.status < 300
-
-    @property
-    def refused(self) -> bool:
-        """Whether it is a no that stays one."""
-        return 400 <= self.status < 500 and self.status not in (408, *_AGAIN)
-
-    def __str__(self) -> str:
-        return f"{self.status} {self.body[:80]!r}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """The service that is tested: an action and its compensation, and where its effects can be counted."""
-
-    session: aiohttp.ClientSession
-    url: str
-    key: Key
-    action: str
-    undo: str
-    body: bytes
-    refused: bytes | None = None
-    effects_path: str | None = None
-
-    async def send(
-        self,
-        delivery: Delivery,
-        body: bytes | None = None,
-        *,
-        key: Key | None = None,
-        age_s: int = 0,
-        changed: Mapping[str, str | None] | None = None,
-        sent_body: bytes | None = None,
-        path: str | None = None,
-    ) -> Answer:
-        """Sign and send; then again while it is asked for more time. *changed* are headers other than were signed."""
-        signed_path = self.action if delivery.direction == "action" else self.undo
-        content = self.body if body is None else body
-        for _ in range(_ASKED_MAX):
-            at = int(time.time()) - age_s
-            signed = signed_headers(key or self.key, delivery, "POST", signed_path, content, at)
-            headers = {name: value for name, value in {**signed, **(changed or {})}.items() if value is not None}
-            headers["Content-Type"] = "application/json"
-            async with self.session.post(
-                f"{self.url}{path or signed_path}",
-                data=content if sent_body is None else sent_body,
-                headers=headers,
-                allow_redirects=False,
-            ) as answer:
-                found = Answer(answer.status, await answer.read())
-            if found.status not in _AGAIN:
-                return found
-            await asyncio.sleep(_PAUSE_S)
-        raise Wrong(f"it was asked {_ASKED_MAX} times, and always wanted to be asked again: {found}")
-
-    async def expect_effects(self, delivery: Delivery, count: int, when: str) -> None:
-        """Count the effects, where they can be counted."""
-        if self.effects_path is None:
-            return
-        path = self.effects_path.replace("{gid}", quote(delivery.gid, safe=""))
-        async with self.session.get(f"{self.url}{path}") as answer:
-            found = int(await answer.text())
-        if found != count:
-            raise Wrong(f"{when}: {found} effects stand, and it should be {count}")
-
-
-def fresh(direction: str = "action", term: int = 1) -> Delivery:
-    """The first delivery of a new transaction's step."""
-    return Delivery(gid=f"contract-{uuid.uuid4().hex}", step="contract", direction=direction, term=term)
-
-
-def _expect(holds: bool, what: str, answer: Answer) -> None:
-    if not holds:
-        raise Wrong(f"{what}; it was answered {answer}")
 
 
 async def a_signed_action_is_done_once(subject: Subject) -> None:
     """The least that can be asked."""
     delivery = fresh()
     answer = await subject.send(delivery)
-    _expect(answer.done, "a signed action is answered with 2xx", answer)
+    expect(answer.done, "a signed action is answered with 2xx", answer)
     await subject.expect_effects(delivery, 1, "after one action")
 
 
@@ -135,16 +38,16 @@ async def a_forged_request_is_not_let_in(subject: Subject) -> None:
     for how, change in forgeries.items():
         delivery = fresh()
         answer = await subject.send(delivery, **change)  # type: ignore[arg-type]
-        _expect(answer.refused, f"a request {how} is answered with 401", answer)
+        expect(answer.refused, f"a request {how} is answered with 401", answer)
         await subject.expect_effects(delivery, 0, f"after a request {how}")
 
 
 async def a_signature_of_an_action_is_none_of_a_compensation(subject: Subject) -> None:
     """The path is signed."""
     delivery = fresh()
-    _expect((await subject.send(delivery)).done, "a signed action is done", Answer(0, b""))
+    expect((await subject.send(delivery)).done, "a signed action is done", Answer(0, b""))
     answer = await subject.send(delivery, path=subject.undo)
-    _expect(answer.refused, "an action that is sent to the path of its compensation is answered with 401", answer)
+    expect(answer.refused, "an action that is sent to the path of its compensation is answered with 401", answer)
     await subject.expect_effects(delivery, 1, "after an action was sent to the path of its compensation")
 
 
@@ -153,11 +56,11 @@ async def an_old_request_is_not_let_in(subject: Subject) -> None:
     for age_s in (_OLD_S, -_OLD_S):
         delivery = fresh()
         answer = await subject.send(delivery, age_s=age_s)
-        _expect(answer.refused, f"a request that was signed {age_s} s ago is answered with 401", answer)
+        expect(answer.refused, f"a request that was signed {age_s} s ago is answered with 401", answer)
         await subject.expect_effects(delivery, 0, f"after a request that was signed {age_s} s ago")
     delivery = fresh()
     answer = await subject.send(delivery, age_s=WINDOW_S - 60)
-    _expect(answer.done, f"a request that was signed {WINDOW_S - 60} s ago is let in", answer)
+    expect(answer.done, f"a request that was signed {WINDOW_S - 60} s ago is let in", answer)
 
 
 async def a_duplicate_has_no_effect_and_gets_the_first_answer(subject: Subject) -> None:
@@ -166,7 +69,7 @@ async def a_duplicate_has_no_effect_and_gets_the_first_answer(subject: Subject) 
     first = await subject.send(delivery)
     for attempt in (1, 2, 3):
         answer = await subject.send(replace(delivery, attempt=attempt))
-        _expect(answer == first, f"attempt {attempt} after the first was done gets the first answer, {first}", answer)
+        expect(answer == first, f"attempt {attempt} after the first was done gets the first answer, {first}", answer)
     await subject.expect_effects(delivery, 1, "after four deliveries of one action")
 
 
@@ -175,7 +78,7 @@ async def another_payload_under_the_same_key_is_refused(subject: Subject) -> Non
     delivery = fresh()
     await subject.send(delivery)
     answer = await subject.send(delivery, subject.body + b"\n")
-    _expect(answer.refused, "another payload under the same key is refused with 4xx", answer)
+    expect(answer.refused, "another payload under the same key is refused with 4xx", answer)
     await subject.expect_effects(delivery, 1, "after another payload under the same key")
 
 
@@ -186,10 +89,10 @@ async def a_compensation_undoes_and_its_duplicates_do_nothing(subject: Subject) 
     await subject.send(delivery)
     for number in (1, 2, 3):
         answer = await subject.send(replace(undo, attempt=number))
-        _expect(answer.done, f"delivery {number} of a compensation is answered with 2xx", answer)
+        expect(answer.done, f"delivery {number} of a compensation is answered with 2xx", answer)
         await subject.expect_effects(delivery, 0, f"after {number} deliveries of a compensation")
     answer = await subject.send(replace(delivery, attempt=2))
-    _expect(answer.refused, "an action that was undone is refused", answer)
+    expect(answer.refused, "an action that was undone is refused", answer)
     await subject.expect_effects(delivery, 0, "after a duplicate of an action that was undone")
 
 
@@ -198,10 +101,10 @@ async def a_compensation_of_nothing_succeeds_and_the_late_action_is_refused(subj
     undo = fresh("compensation")
     for number in (1, 2):
         answer = await subject.send(replace(undo, attempt=number))
-        _expect(answer.done, "a compensation of what never happened is answered with 2xx", answer)
+        expect(answer.done, "a compensation of what never happened is answered with 2xx", answer)
     late = replace(undo, direction="action")
     answer = await subject.send(late)
-    _expect(answer.refused, "an action that comes after its compensation is refused", answer)
+    expect(answer.refused, "an action that comes after its compensation is refused", answer)
     await subject.expect_effects(late, 0, "after an action that came after its compensation")
 
 
@@ -214,7 +117,7 @@ async def simultaneous_duplicates_have_one_effect(subject: Subject) -> None:
         )
         first = answers[0]
         for answer in answers:
-            _expect(answer.done and answer == first, "simultaneous duplicates get one answer, 2xx", answer)
+            expect(answer.done and answer == first, "simultaneous duplicates get one answer, 2xx", answer)
         await subject.expect_effects(delivery, 1, f"after {_AT_ONCE} simultaneous deliveries of one action")
 
 
@@ -224,7 +127,7 @@ async def an_action_that_meets_its_compensation_leaves_no_effect(subject: Subjec
         delivery = fresh()
         undo = replace(delivery, direction="compensation")
         _, undone = await asyncio.gather(subject.send(delivery), subject.send(undo))
-        _expect(undone.done, "a compensation that meets its action is answered with 2xx", undone)
+        expect(undone.done, "a compensation that meets its action is answered with 2xx", undone)
         await subject.expect_effects(delivery, 0, "after an action and its compensation at once")
 
 
@@ -233,7 +136,7 @@ async def a_coordinator_that_was_replaced_is_not_heard(subject: Subject) -> None
     delivery = fresh(term=5)
     await subject.send(delivery)
     answer = await subject.send(replace(delivery, direction="compensation", term=4))
-    _expect(not answer.done, "a compensation of a lower term than the action's is not done", answer)
+    expect(not answer.done, "a compensation of a lower term than the action's is not done", answer)
     await subject.expect_effects(delivery, 1, "after a compensation of a lower term")
 
 
@@ -241,7 +144,7 @@ async def a_body_that_is_no_json_is_refused(subject: Subject) -> None:
     """It will be none the next time either."""
     for body in (b'{"half": ', b"\xff\xfe", b"[" * 200):
         answer = await subject.send(fresh(), body)
-        _expect(answer.refused, "a body that cannot be understood is answered with 4xx", answer)
+        expect(answer.refused, "a body that cannot be understood is answered with 4xx", answer)
 
 
 async def a_refusal_stays_one_and_leaves_nothing_to_undo(subject: Subject) -> None:
@@ -250,12 +153,12 @@ async def a_refusal_stays_one_and_leaves_nothing_to_undo(subject: Subject) -> No
         return
     delivery = fresh()
     first = await subject.send(delivery, subject.refused)
-    _expect(first.status == 409, "what is refused is answered with 409", first)
+    expect(first.status == 409, "what is refused is answered with 409", first)
     answer = await subject.send(replace(delivery, attempt=2), subject.refused)
-    _expect(answer == first, "a duplicate of what was refused gets the same answer", answer)
+    expect(answer == first, "a duplicate of what was refused gets the same answer", answer)
     undo = replace(delivery, direction="compensation")
     answer = await subject.send(undo)
-    _expect(answer.done, "the compensation of what was refused is answered with 2xx", answer)
+    expect(answer.done, "the compensation of what was refused is answered with 2xx", answer)
     await subject.expect_effects(delivery, 0, "after a refusal and its compensation")
 
 

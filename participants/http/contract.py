@@ -3,6 +3,9 @@
     CONTRACT_SECRET=... python -m participants.http.contract http://127.0.0.1:8000 --key 2026-11 --action /charge \\
         --undo /charge/undo --body '{"amount": 5}' --effects '/effects?gid={gid}'
 
+With `--reservation /reservation` (and `--body` and `--refused` for its try) it tests the four endpoints of a service
+that reserves, beside an action or alone.
+
 It sends signed requests, and forged, old, repeated, early, late and simultaneous ones, and prints what was answered
 wrongly. The effects of what is sent are real: point it at a service for tests. `--effects` is where the service says,
 unsigned and as a JSON number, how many effects of a gid stand; without it only the answers can be judged. `--refused`
@@ -19,8 +22,10 @@ from pathlib import Path
 
 import aiohttp
 
-from participants.http.checks import CHECKS, Subject, Wrong
+from participants.http.checks import CHECKS
+from participants.http.reservation_checks import RESERVATION_CHECKS
 from participants.http.signing import Key
+from participants.http.subject import Subject, Wrong
 
 _TOTAL_S = 30.0
 
@@ -28,7 +33,7 @@ _TOTAL_S = 30.0
 async def judge(subject: Subject) -> dict[str, str]:
     """What is wrong with the service, by check; empty strings where it is right."""
     verdicts = {}
-    for check in CHECKS:
+    for check in (*(CHECKS if subject.action else ()), *(RESERVATION_CHECKS if subject.reservation else ())):
         name = check.__name__.replace("_", " ")
         try:
             await check(subject)
@@ -53,6 +58,7 @@ async def run(arguments: argparse.Namespace) -> int:
             key=Key(arguments.key, secret),
             action=arguments.action,
             undo=arguments.undo,
+            reservation=arguments.reservation,
             body=arguments.body.encode(),
             refused=arguments.refused.encode() if arguments.refused else None,
             effects_path=arguments.effects,
@@ -75,14 +81,19 @@ def main() -> int:
     parser.add_argument("url", help="scheme, host and port of the service")
     parser.add_argument("--key", required=True, help="the name of the key; its secret is in CONTRACT_SECRET")
     parser.add_argument("--secret-file", type=Path, help="a file with the secret, instead of CONTRACT_SECRET")
-    parser.add_argument("--action", required=True, help="the path of an action")
-    parser.add_argument("--undo", required=True, help="the path of its compensation")
-    parser.add_argument("--body", default="{}", help="the JSON that both are sent")
-    parser.add_argument("--refused", help="JSON that the action refuses")
+    parser.add_argument("--action", default="", help="the path of an action")
+    parser.add_argument("--undo", default="", help="the path of its compensation")
+    parser.add_argument(
+        "--reservation", default="", help="what the paths of try, confirm, cancel and pending begin with"
+    )
+    parser.add_argument("--body", default="{}", help="the JSON that an action, its compensation and a try are sent")
+    parser.add_argument("--refused", help="JSON that an action, or a try, refuses")
     parser.add_argument("--effects", help="where the number of effects is told; {gid} stands for the gid")
     arguments = parser.parse_args()
     if arguments.secret_file is None and "CONTRACT_SECRET" not in os.environ:
         parser.error("the secret is read from CONTRACT_SECRET, or from --secret-file")
+    if bool(arguments.action) is not bool(arguments.undo) or not (arguments.action or arguments.reservation):
+        parser.error("what is tested is --action with its --undo, --reservation, or all of them")
     return asyncio.run(run(arguments))
 
 

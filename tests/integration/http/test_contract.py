@@ -9,8 +9,11 @@ import pytest
 
 from examples.payments.service import create_app
 from participants.http import Key
-from participants.http.checks import CHECKS, Subject
+from participants.http.checks import CHECKS
 from participants.http.contract import judge
+from participants.http.reservation_checks import RESERVATION_CHECKS
+from participants.http.subject import Subject
+from tests.integration.http import wrong_reservations
 from tests.integration.http.server import serving
 from tests.integration.http.wrong_services import FLAWS, service
 
@@ -42,6 +45,7 @@ async def with_account(database):
 
 REFERENCE = {
     "undo": "/charge/undo",
+    "reservation": "/reservation",
     "body": b'{"account": "ada", "amount": 5}',
     "refused": b'{"account": "ada", "amount": 5000000}',
 }
@@ -51,13 +55,14 @@ async def test_the_reference_service_keeps_the_contract_and_its_books(database):
     app = await with_account(database)
     async with serving(app, lifespan="on") as port:
         verdicts = await judged(port, **REFERENCE)
-    assert len(verdicts) == len(CHECKS)
+    assert len(verdicts) == len(CHECKS) + len(RESERVATION_CHECKS)
     assert not any(verdicts.values()), verdicts
     connection = await asyncpg.connect(database)
     charged = await connection.fetchval("SELECT sum(amount) FROM charges")
     left = await connection.fetchval("SELECT balance FROM accounts")
+    held = await connection.fetchval("SELECT count(*) FROM holds")
     await connection.close()
-    assert charged + left == 1_000_000
+    assert (charged + left, held) == (1_000_000, 0)
 
 
 async def test_a_service_in_memory_keeps_it_too():
@@ -74,9 +79,36 @@ async def test_a_service_that_breaks_a_rule_is_caught(flaw):
     assert any(FLAWS[flaw] in name for name in wrong), wrong
 
 
-async def command(url):
+async def judged_reservations(flaw=None):
+    """What the contract test finds in a service that only reserves."""
+    async with serving(wrong_reservations.service(KEY, flaw)) as port:
+        return await judged(port, action="", undo="", reservation="/r", body=b'{"item": "apple"}')
+
+
+async def test_reservations_in_memory_keep_it_too():
+    verdicts = await judged_reservations()
+    assert len(verdicts) == len(RESERVATION_CHECKS)
+    assert not any(verdicts.values()), verdicts
+
+
+@pytest.mark.parametrize("flaw", wrong_reservations.FLAWS)
+async def test_a_reservation_that_breaks_a_rule_is_caught(flaw):
+    wrong = [name for name, said in (await judged_reservations(flaw)).items() if said]
+    assert any(wrong_reservations.FLAWS[flaw] in name for name in wrong), wrong
+
+
+def test_every_check_of_reservations_catches_something():
+    """Otherwise it would not be known that it can."""
+    names = {check.__name__.replace("_", " ") for check in RESERVATION_CHECKS}
+    assert all(any(part in name for part in wrong_reservations.FLAWS.values()) for name in names), names
+
+
+OF_ACTIONS = ("--action", "/charge", "--undo", "/undo")
+
+
+async def command(url, *paths):
     """The exit code and the output of the command."""
-    arguments = ["--key", "payments", "--action", "/charge", "--undo", "/undo", "--effects", "/effects?gid={gid}"]
+    arguments = ["--key", "payments", *(paths or OF_ACTIONS), "--effects", "/effects?gid={gid}"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "participants.http.contract", url, *arguments,
         env={"CONTRACT_SECRET": "k" * 32}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -94,6 +126,12 @@ async def test_the_command_tells_scripts_by_its_exit_code():
     assert code == 1
     assert "WRONG  a duplicate has no effect" in output
     assert "k" * 32 not in output
+    async with serving(wrong_reservations.service(KEY)) as port:
+        code, output = await command(f"http://127.0.0.1:{port}", "--reservation", "/r")
+    assert code == 0, output
+    assert "right  a reservation that is confirmed is one effect" in output
+    code, output = await command("http://127.0.0.1:1", "--action", "/charge")
+    assert (code, "--action with its --undo" in output) == (2, True)
     code, output = await command("http://127.0.0.1:1")
     assert code == 2
     assert "not reached" in output

@@ -1,0 +1,123 @@
+"""A service that is tested over HTTP: sending it signed requests, or forged ones, and looking at its effects."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import aiohttp
+
+from participants.http.signing import Delivery, Key, signed_headers
+
+_AGAIN = (425, 429, 503)
+_ASKED_MAX = 20
+_PAUSE_S = 0.05
+
+
+class Wrong(Exception):
+    """The service answered wrongly, or had an effect that it may not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered."""
+
+    status: int
+    body: bytes
+
+    @property
+    def done(self) -> bool:
+        """Whether it says that it was done."""
+        return 200 <= self.status < 300
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is a no that stays one."""
+        return 400 <= self.status < 500 and self.status not in (408, *_AGAIN)
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.body[:80]!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The service that is tested: an action and its compensation, or reservations, and where effects can be counted.
+
+    *refused* is a body that an action (or a try) refuses. *reservation* is what the four paths begin with.
+    """
+
+    session: aiohttp.ClientSession
+    url: str
+    key: Key
+    action: str = ""
+    undo: str = ""
+    reservation: str = ""
+    body: bytes
+    refused: bytes | None = None
+    effects_path: str | None = None
+
+    def path_of(self, direction: str) -> str:
+        """Where a delivery goes."""
+        match direction:
+            case "action":
+                return self.action
+            case "compensation":
+                return self.undo
+            case "status":
+                return f"{self.reservation}/pending"
+            case _:
+                return f"{self.reservation}/{direction}"
+
+    async def send(
+        self,
+        delivery: Delivery,
+        body: bytes | None = None,
+        *,
+        key: Key | None = None,
+        age_s: int = 0,
+        changed: Mapping[str, str | None] | None = None,
+        sent_body: bytes | None = None,
+        path: str | None = None,
+    ) -> Answer:
+        """Sign and send; then again while it is asked for more time. *changed* are headers other than were signed."""
+        signed_path = self.path_of(delivery.direction)
+        content = self.body if body is None else body
+        for _ in range(_ASKED_MAX):
+            at = int(time.time()) - age_s
+            signed = signed_headers(key or self.key, delivery, "POST", signed_path, content, at)
+            headers = {name: value for name, value in {**signed, **(changed or {})}.items() if value is not None}
+            headers["Content-Type"] = "application/json"
+            async with self.session.post(
+                f"{self.url}{path or signed_path}",
+                data=content if sent_body is None else sent_body,
+                headers=headers,
+                allow_redirects=False,
+            ) as answer:
+                found = Answer(answer.status, await answer.read())
+            if found.status not in _AGAIN:
+                return found
+            await asyncio.sleep(_PAUSE_S)
+        raise Wrong(f"it was asked {_ASKED_MAX} times, and always wanted to be asked again: {found}")
+
+    async def expect_effects(self, delivery: Delivery, count: int, when: str) -> None:
+        """Count the effects, where they can be counted."""
+        if self.effects_path is None:
+            return
+        path = self.effects_path.replace("{gid}", quote(delivery.gid, safe=""))
+        async with self.session.get(f"{self.url}{path}") as answer:
+            found = int(await answer.text())
+        if found != count:
+            raise Wrong(f"{when}: {found} effects stand, and it should be {count}")
+
+
+def fresh(direction: str = "action", term: int = 1) -> Delivery:
+    """The first delivery of a new transaction's step."""
+    return Delivery(gid=f"contract-{uuid.uuid4().hex}", step="contract", direction=direction, term=term)
+
+
+def expect(holds: bool, what: str, answer: Answer) -> None:
+    """Raise `Wrong` unless it holds."""
+    if not holds:
+        raise Wrong(f"{what}; it was answered {answer}")

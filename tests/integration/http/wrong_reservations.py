@@ -1,0 +1,130 @@
+"""A service in memory whose reservations keep the contract, and one way for each of its rules to break it."""
+
+import asyncio
+import json
+from collections import Counter
+from urllib.parse import parse_qs
+
+from participants.http import Key, SignedRequests, Verifier
+from tests.integration.http.server import whole
+
+FLAWS = {
+    "lets everybody in": "forged",
+    "lists to everybody": "forged",
+    "does not sign the path": "forged",
+    "reserves at every try": "duplicate of a try",
+    "answers a duplicate with 409": "duplicate of a try",
+    "confirms twice": "is one effect",
+    "has its effect at the try": "is one effect",
+    "lists nothing": "is one effect",
+    "lists what is confirmed": "is one effect",
+    "tells no age": "is one effect",
+    "lists what is cancelled": "leaves nothing",
+    "comes back to life": "leaves nothing",
+    "refuses to cancel nothing": "cancellation of nothing",
+    "lets a late try in": "cancellation of nothing",
+    "confirms nothing": "confirmation of nothing",
+    "confirms what was cancelled": "confirmation after",
+    "refuses to confirm what was cancelled": "confirmation after",
+    "cancels what was confirmed": "cancellation after",
+    "does not say how it had ended": "cancellation after",
+    "looks before it waits": "at once agree",
+    "lets a try go on while it is cancelled": "meets its cancellation",
+    "holds what it refuses": "refused reserves nothing",
+}
+"""Each flaw, and a part of the name of the check that finds it."""
+
+
+class _NoPath(Verifier):
+    def verify(self, method, path, headers, body, now):
+        return super().verify(method, path.partition("?")[0], headers, body, now)
+
+
+class InMemory:
+    """How each reservation stands, and how many effects."""
+
+    def __init__(self, flaw=None):
+        self.flaw, self.states, self.effects, self.lock = flaw, {}, Counter(), asyncio.Lock()
+
+    async def __call__(self, scope, receive, send):
+        if scope["path"] == "/effects":
+            gid = parse_qs(scope["query_string"].decode())["gid"][0]
+            return await self.answer(send, 200, self.effects[gid])
+        body = await whole(receive)
+        gid = dict(scope["headers"])[b"unanimity-gid"].decode()
+        what = scope["path"].rpartition("/")[2]
+        pauses = {"looks before it waits": ("confirm", "cancel"), "lets a try go on while it is cancelled": ("try",)}
+        if what in pauses.get(self.flaw, ()):
+            state = self.states.get(gid)
+            await asyncio.sleep(0.05)  # Long enough for the one that was sent with it.
+            return await self.answer(send, *self.serve(what, gid, state, body))
+        async with self.lock:
+            return await self.answer(send, *self.serve(what, gid, self.states.get(gid), body))
+
+    async def answer(self, send, status, value):
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(value).encode()})
+
+    def serve(self, what, gid, state, body):
+        """One endpoint."""
+        match what:
+            case "pending":
+                return 200, {"pending": self.pending()}
+            case "try":
+                return self.reserve(gid, state, refuses=json.loads(body).get("refuse", False))
+            case _:
+                return self.end(what, gid, state)
+
+    def pending(self):
+        """What is reserved; each flaw has another opinion of it."""
+        listed = {
+            "lists what is confirmed": ("reserved", "confirmed"),
+            "lists what is cancelled": ("reserved", "cancelled"),
+        }
+        gids = [gid for gid, state in self.states.items() if state in listed.get(self.flaw, ("reserved",))]
+        if self.flaw == "lists nothing":
+            return []
+        return [{"gid": gid} if self.flaw == "tells no age" else {"gid": gid, "age_s": 0.1} for gid in gids]
+
+    def reserve(self, gid, state, *, refuses):
+        if refuses:
+            self.states[gid] = "reserved" if self.flaw == "holds what it refuses" else "refused"
+            return 409, {"reason": "sold out"}
+        if state == "cancelled" and self.flaw not in ("comes back to life", "lets a late try in"):
+            return 409, {"reason": "it was cancelled"}
+        if state is not None and self.flaw == "answers a duplicate with 409":
+            return 409, {"reason": "it came before"}
+        self.states[gid] = "reserved"
+        if self.flaw == "has its effect at the try" or (state is not None and self.flaw == "reserves at every try"):
+            self.effects[gid] += 1
+        return 200, {}
+
+    def end(self, what, gid, state):
+        flaw, wanted = self.flaw, {"confirm": "confirmed", "cancel": "cancelled"}[what]
+        if state is None and (what == "confirm" or flaw == "refuses to cancel nothing") and flaw != "confirms nothing":
+            return 404, {"reason": "not found"}
+        if state is None and flaw == "lets a late try in":
+            return 200, {}
+        other = {"confirm": "cancelled", "cancel": "confirmed"}[what]
+        if state == other and flaw == f"{what}s what was {other}":
+            state = "reserved"
+            self.effects[gid] = 0
+        if state == other and flaw == f"refuses to {what} what was {other}":
+            return 409, {"reason": "it is over"}
+        if state == other:
+            ended = {"confirmed": "committed", "cancelled": "aborted"}[state]
+            return 200, {} if flaw == "does not say how it had ended" else {"ended": ended}
+        if what == "confirm" and (state != "confirmed" or flaw == "confirms twice"):
+            self.effects[gid] += 1
+        self.states[gid] = wanted
+        return 200, {}
+
+
+def service(key: Key, flaw=None):
+    """The application, with *flaw* if one is given."""
+    app = InMemory(flaw)
+    if flaw == "lets everybody in":
+        return app
+    open_paths = ["/effects", *(["/r/pending"] if flaw == "lists to everybody" else [])]
+    verifier = (_NoPath if flaw == "does not sign the path" else Verifier)([key])
+    return SignedRequests(app, verifier, open_paths=open_paths)
