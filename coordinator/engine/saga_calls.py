@@ -46,7 +46,6 @@ class Calls:
     chance: random.Random
     may_call: Callable[[], Awaitable[None] | None]
     """None where this process holds its lease; else what returns once it does (`Replaced`: it never will again)."""
-    term: Callable[[], int]
     budgets: CallBudgets
     coordinator: Any = None
     rest: Callable[[SagaRun, float], Awaitable[None]] = field(init=False)
@@ -205,7 +204,7 @@ class Calls:
                 step=step.name,
                 direction=direction,
                 attempt=attempt,
-                term=self.term(),
+                term=run.term,
                 coordinator=self.coordinator,
             )
 

@@ -42,6 +42,8 @@ class SagaRun:
     """The input, and the outputs of the steps that are done: what calls take their arguments from."""
     state: SagaState = field(default_factory=SagaState)
     position: int = 0
+    term: int = 1
+    """Participants turn away whoever has a lower one: each who goes on with the saga has a higher one."""
     begun: set[StepName] = field(default_factory=set)
     """Actions that were called here, but for those of which it is known that nothing has happened yet."""
     deadline_s: float = float("inf")
@@ -100,6 +102,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         values=values,
         state=state,
         position=len(loaded.events),
+        term=loaded.reigns,
         consumed=consumed,
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )

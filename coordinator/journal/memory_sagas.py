@@ -28,6 +28,7 @@ class StoredSaga:
     doubtful: bool = False
     adoptions: int = 0
     stood: int = 0
+    reigns: int = 1
 
 
 class MemorySagas:
@@ -189,6 +190,7 @@ class MemorySagas:
         owner, term = self._owner()
         for stored in sagas:
             stored.owner, stored.term, stored.wake_at_s = owner, term, None
+            stored.reigns += 1
         return [self._loaded(stored) for stored in sagas]
 
     def _loaded(self, stored: StoredSaga) -> Loaded:
@@ -206,6 +208,7 @@ class MemorySagas:
             signalled=stored.signalled,
             left_s=None if at_s is None else at_s - self._world.now_s(),
             doubtful=stored.doubtful,
+            reigns=stored.reigns,
             adoptions=stored.adoptions if stored.stood == len(stored.events) else 0,
         )
 

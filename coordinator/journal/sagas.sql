@@ -52,7 +52,7 @@ WITH due AS (
     INSERT INTO unanimity.saga_owners AS o (owner, first, taken) SELECT $1, 0, 1 WHERE EXISTS (SELECT FROM due)
     ON CONFLICT (owner) DO UPDATE SET first = least(o.first, (SELECT min(number) FROM due)), taken = o.taken + 1
 )
-UPDATE unanimity.sagas AS s SET owner = held.owner, term = held.term, wake_at = NULL
+UPDATE unanimity.sagas AS s SET owner = held.owner, term = held.term, wake_at = NULL, reigns = s.reigns + 1
 FROM due, held WHERE s.number = due.number RETURNING s.number;
 
 -- adopt --
@@ -75,7 +75,7 @@ WITH left_over AS (
     ON CONFLICT (owner) DO UPDATE SET first = least(o.first, (SELECT min(number) FROM left_over)), taken = o.taken + 1
 )
 UPDATE unanimity.sagas AS s SET
-    owner = held.owner, term = held.term, doubtful = true, stood = left_over.stands,
+    owner = held.owner, term = held.term, reigns = s.reigns + 1, doubtful = true, stood = left_over.stands,
     adoptions = left_over.died + CASE WHEN s.stood = left_over.stands THEN s.adoptions ELSE 0 END
 FROM left_over, held WHERE s.number = left_over.number RETURNING s.number;
 
@@ -98,7 +98,7 @@ WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3
 -- Sagas with all that happened to them, in order.
 SELECT s.number, s.gid, s.name, s.definition, s.key, s.input, s.owner, s.signalled,
        extract(epoch FROM s.deadline_at - now())::float8 AS left_s,
-       coalesce(e.events, '{}') AS events, coalesce(e.ended, false) AS ended, s.doubtful,
+       coalesce(e.events, '{}') AS events, coalesce(e.ended, false) AS ended, s.doubtful, s.reigns,
        CASE WHEN s.stood = coalesce(cardinality(e.events), 0) THEN s.adoptions ELSE 0 END AS adoptions
 FROM unanimity.sagas AS s LEFT JOIN LATERAL (
     SELECT array_agg(event::text ORDER BY position) AS events, bool_or(final) AS ended

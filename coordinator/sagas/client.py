@@ -219,7 +219,6 @@ def assemble(
         clock=clock,
         chance=chance,
         may_call=may_call,
-        term=lambda: ownership.lease.term,
         budgets=CallBudgets(clock=clock, chance=chance, configured=settings.budgets, breakers=Breakers(clock)),
         coordinator=coordinator,
     )

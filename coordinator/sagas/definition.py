@@ -53,6 +53,7 @@ class StepContext:
     direction: Literal["action", "compensation", "status"]
     attempt: int
     term: int
+    """Higher with each who goes on with the saga: participants turn a lower one away (see the barrier)."""
     coordinator: Any = None
     """The coordinator that makes the call: a step may run a transaction of its own."""
 

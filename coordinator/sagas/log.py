@@ -34,7 +34,8 @@ class Loaded:
     """A saga as its log has it. *left_s*: seconds until its deadline. *signalled*: how many signals it was sent.
 
     *doubtful*: what was ready when its last driver let go of it, or was lost, may have been begun. *adoptions*: how
-    often in a row it was taken over from a process that was lost, and nothing was written of it.
+    often in a row it was taken over from a process that was lost, and nothing was written of it. *reigns*: how often
+    somebody began to drive it, or to go on with it.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Loaded:
     left_s: float | None = None
     doubtful: bool = False
     adoptions: int = 0
+    reigns: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

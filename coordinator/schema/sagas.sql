@@ -1,6 +1,7 @@
 -- Sagas: one row when it begins, one for each thing that happened, and none is ever changed while it runs.
 -- A row that changes owners says whether what was ready may have been begun (doubtful), and how often in a row its driver
 -- was lost (adoptions) without anything more having happened than had then (stood events).
+-- Whoever goes on with it begins a new reign over it: that is the term that participants are told.
 -- Its number tells an owner's first unfinished saga, so that a successor need not look at all that have ended.
 
 CREATE TABLE unanimity.sagas (
@@ -19,7 +20,8 @@ CREATE TABLE unanimity.sagas (
     created_at  timestamptz NOT NULL DEFAULT now(),
     doubtful    boolean NOT NULL DEFAULT false,
     adoptions   integer NOT NULL DEFAULT 0,
-    stood       integer NOT NULL DEFAULT 0
+    stood       integer NOT NULL DEFAULT 0,
+    reigns      integer NOT NULL DEFAULT 1
 );
 
 CREATE UNIQUE INDEX sagas_key ON unanimity.sagas (name, key) WHERE key IS NOT NULL;

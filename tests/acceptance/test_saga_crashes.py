@@ -7,7 +7,9 @@ import pytest
 from coordinator import Coordinator, Refused, Settings, Unavailable
 from coordinator.errors import Compensated
 from coordinator.protocol.saga import Phase
-from coordinator.sagas import Attempts, Saga, Status, sleep, step
+from coordinator.sagas import Attempts, Saga, Status, StepContext, sleep, step
+from participants.barrier import Barrier, Call, Direction, Verdict
+from participants.barrier.memory import Memory, MemoryConnection
 from tests.acceptance.test_sagas import QUICK, journal, phase, until, world
 
 __all__ = ["journal", "world"]
@@ -253,3 +255,31 @@ async def test_a_sibling_that_parking_cuts_off_is_doubtful_when_it_is_resumed(jo
         with pytest.raises(Compensated):
             await handle.result()
     assert (world.begun.count("careful"), world.did) == (1, ["undo"])
+
+
+async def test_a_participant_turns_away_whoever_was_replaced(journal, world):
+    """Its successor has a higher term, also where it was a process before it was."""
+    table = Memory()
+    barrier = Barrier("payments", table)
+    hanging, answers = asyncio.Event(), []
+
+    async def pay(context: StepContext) -> None:
+        if context.term == 1:
+            world.begun.append("pay")
+            await hanging.wait()
+        connection = MemoryConnection()
+        async with table.transaction(connection):
+            call = Call(context.gid, context.step, Direction.ACTION, term=context.term)
+            answers.append((context.term, (await barrier.enter(connection, call)).verdict))
+
+    saga = Saga("fenced", step(pay, on_unknown="retry", retry=QUICK))
+    async with process(journal, saga) as successor, process(journal, saga) as first:
+        handle = await first.start(saga)
+        await until(lambda: "pay" in world.begun)
+        for loop in first.engine._loops:
+            await loop.stop()  # It stands still, and does not know that its lease expires.
+        assert (await successor.sagas.ended(handle.gid, saga)).completed
+        flying = first.sagas.engine._tasks[handle.gid]
+        hanging.set()
+        await asyncio.wait({flying})
+    assert answers == [(2, Verdict.PROCEED)]

@@ -256,6 +256,22 @@ async def test_unfinished_ones_of_the_dead_are_adopted_once_by_anyone(a, b, proc
     assert mine.number not in taken[0]
 
 
+async def test_each_who_goes_on_with_it_reigns_anew(a, b):
+    """What participants are told: never less than somebody before, and more than whoever was replaced."""
+    (standing, new), seen = await a.begun(), []
+
+    async def reigns():
+        seen.append((await a.log.load(new.gid)).reigns)
+
+    await reigns()
+    await a.log.suspend(standing.number, wake_in_s=0.0, seen=0)
+    (woken,) = await b.log.awake(KNOWN, 1)
+    await a.takes_over(b)
+    (adopted,) = await a.log.adopt(KNOWN, 1)
+    await reigns()
+    assert [seen[0], woken.reigns, adopted.reigns, seen[1]] == [1, 2, 3, 3]
+
+
 async def test_those_that_nobody_here_drives_are_found_after_a_while(a, b, place):
     (busy, _), (lost, _), (ended, _), (other, _) = (
         await a.begun(), await a.begun(), await a.begun(), await a.begun(definition="checkout@2")
