@@ -1,5 +1,6 @@
 """Where a coordinator remembers: the journal and what stands beside it, by URL."""
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -84,5 +85,4 @@ async def open_stores(url: str, settings: Settings) -> AsyncIterator[Stores]:
         identity = await journal.identity()
         yield Stores(journal=journal, owners=owners, ids=ids, alerts=alerts, sagas=sagas, identity=identity)
     finally:
-        await sagas.close()
-        await journal.close()
+        await asyncio.gather(sagas.close(), journal.close())

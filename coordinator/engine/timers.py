@@ -4,7 +4,6 @@ A loop never dies silently: what a round raised is logged and counted, and the n
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -37,8 +36,7 @@ class Periodic:
             return
         task, self._task = self._task, None
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])  # Whoever stops it can be cancelled, too.
 
     async def _run(self) -> None:
         while True:

@@ -48,13 +48,13 @@ class JournalConnection:
             except asyncpg.DataError as failure:
                 raise Refused(f"the journal cannot store this: {failure}") from failure
             except (*_LOST, *_REFUSED_NOW) as failure:
-                self._drop()
+                self.cut()
                 raise Disconnected(f"the journal's database did not answer: {failure!r}") from failure
             except asyncpg.PostgresError as failure:
                 # The server answered, and rolled the statement back.
                 raise Unavailable(f"the journal's database refuses: {failure!r}") from failure
             except asyncio.CancelledError:
-                self._drop()
+                self.cut()
                 raise
 
     async def close(self) -> None:
@@ -78,7 +78,8 @@ class JournalConnection:
                 raise Unavailable(f"the journal's database does not answer: {failure!r}") from failure
         return self._connection
 
-    def _drop(self) -> None:
+    def cut(self) -> None:
+        """End it without waiting for anything. Idempotent."""
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None

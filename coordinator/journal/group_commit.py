@@ -5,12 +5,12 @@ There is no timer: an idle journal flushes at once, and a busy one shares each d
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from coordinator import limits
 from coordinator.errors import Unavailable
+from coordinator.journal.database import JournalConnection
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,11 +63,10 @@ class GroupCommit(Generic[Item, Result]):
         )
 
     async def close(self) -> None:
-        """Flush what waits, and take no more. Idempotent."""
+        """Flush what waits, and take no more. Idempotent; whoever waits for it can be cancelled."""
         self._closed = True
         if self._task is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         while self._waiting:
@@ -86,6 +85,16 @@ class GroupCommit(Generic[Item, Result]):
             self._flushing_since_s = None
             for (_, future), result in zip(batch, results, strict=True):
                 _answer(future, result)
+
+
+async def close_all(queues: Iterable[GroupCommit[Any, Any]], connections: Collection[JournalConnection]) -> None:
+    """Write what waits in *queues*, then close their *connections*; cut those that are open when the time is over."""
+    try:
+        await asyncio.gather(*(queue.close() for queue in queues))
+        await asyncio.gather(*(connection.close() for connection in connections))
+    finally:
+        for connection in connections:
+            connection.cut()
 
 
 def _answer(future: "asyncio.Future[Result]", result: Result | BaseException) -> None:

@@ -18,7 +18,7 @@ from coordinator.alerts import HEURISTIC_OUTCOMES, AlertKind
 from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.database import Connection, JournalConnection
-from coordinator.journal.group_commit import GroupCommit
+from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.journal.rows import branches_json, record_of
 from coordinator.outbox_rows import outbox_columns, outbox_row
 from coordinator.ports import Adopted, Lease, Message, Record, Standing
@@ -53,10 +53,8 @@ class PostgresJournal:
 
     async def close(self) -> None:
         """Write what waits, and let go of the connections. Idempotent."""
-        await self._decisions.close()
-        await self._finishes.close()
-        for connection in (self.forced, self.owning, self.lazy, self.questions):
-            await connection.close()
+        queues = (self._decisions, self._finishes)
+        await close_all(queues, (self.forced, self.owning, self.lazy, self.questions))
 
     def watch(self, flushed: Callable[[str, int], None]) -> None:
         """Tell *flushed* of every write that records shared: of which queue, and how many they were."""

@@ -14,7 +14,7 @@ from coordinator import limits
 from coordinator.errors import KeyReused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.database import JournalConnection
-from coordinator.journal.group_commit import GroupCommit
+from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.sagas.log import Loaded, NewSaga, Signal, Standing
 from coordinator.schema import queries
@@ -47,10 +47,7 @@ class PostgresSagas:
 
     async def close(self) -> None:
         """Write what waits, and let go of the connection. Idempotent."""
-        for lane in self._lanes:
-            await lane.close()
-        for connection in (*self._writers, self._forced):
-            await connection.close()
+        await close_all(self._lanes, (*self._writers, self._forced))
 
     async def start(self, saga: NewSaga) -> Standing:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""

@@ -111,15 +111,17 @@ class Relay:
         """Let what is in flight land, give the shards back, and end. Idempotent, bounded in time."""
         tasks, self._tasks = self._tasks, []
         self._stopping = True
-        if tasks:
-            await _end(tasks[:-1])
-            try:
-                await asyncio.wait_for(self._settle(), timeout=limits.PARTICIPANT_CALL_S)
-            except TimeoutError:
-                logger.warning("the relay ends before everything that it sent is acknowledged and deleted")
-            await _end([*self._flights, tasks[-1]])
-            await self._leave()
-        self.backlog.close()
+        try:
+            if tasks:
+                await _end(tasks[:-1])
+                try:
+                    await asyncio.wait_for(self._settle(), timeout=limits.PARTICIPANT_CALL_S)
+                except TimeoutError:
+                    logger.warning("the relay ends before everything that it sent is acknowledged and deleted")
+                await _end([*self._flights, tasks[-1]])
+                await self._leave()
+        finally:
+            self.backlog.close()
         for publisher in self._publishers.values():
             await publisher.close()
 

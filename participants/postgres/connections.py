@@ -69,17 +69,20 @@ class Connections:
 
     async def close(self) -> None:
         """Close the pool, whatever is still open on it. Idempotent."""
-        if self._background:
-            _, unfinished = await asyncio.wait(self._background, timeout=limits.PARTICIPANT_CALL_S / 2)
-            for task in unfinished:
-                task.cancel()
-        await self._idle.close()
         pool, self._questions = self._questions, None
-        if pool is not None:
-            try:
+        try:
+            if self._background:
+                _, unfinished = await asyncio.wait(self._background, timeout=limits.PARTICIPANT_CALL_S / 2)
+                for task in unfinished:
+                    task.cancel()
+            await self._idle.close()
+            if pool is not None:
                 async with asyncio.timeout(limits.PARTICIPANT_CALL_S / 2):
                     await pool.close()
-            except TimeoutError:
+        except TimeoutError:
+            return  # What is left is cut.
+        finally:
+            if pool is not None:
                 pool.terminate()
 
     def crowded(self) -> str | None:

@@ -14,19 +14,26 @@ from examples.social_post.service import coordinator_of, create_post
 
 
 async def write_for_ever(coordinator, name: str) -> None:
-    """Post after post, over the recipes; each is answered on stdout."""
-    for number, recipe in zip(itertools.count(), itertools.cycle(RECIPES), strict=False):
-        author = f"{name}-{number}"
-        try:
-            await create_post(coordinator, author=author, body="hello", policy=POLICIES["rollback"], recipe=recipe)
-        except InDoubt:
-            answer = "in doubt"
-        except CoordinatorError as failure:
-            answer = "refused" if "is stopping" in str(failure) else f"aborted: {failure!r}"
-        else:
-            answer = "committed"
-        print(author, answer, flush=True)
-        await asyncio.sleep(0.02)
+    """Post after post, over the recipes, and one more when it is told to end; each is answered on stdout."""
+    try:
+        for number, recipe in zip(itertools.count(), itertools.cycle(RECIPES), strict=False):
+            await write(coordinator, f"{name}-{number}", recipe)
+            await asyncio.sleep(0.02)
+    finally:
+        await write(coordinator, f"{name}-last", RECIPES[0])
+
+
+async def write(coordinator, author: str, recipe: str) -> None:
+    """One post."""
+    try:
+        await create_post(coordinator, author=author, body="hello", policy=POLICIES["rollback"], recipe=recipe)
+    except InDoubt:
+        answer = "in doubt"
+    except CoordinatorError as failure:
+        answer = "refused" if "is stopping" in str(failure) else f"aborted: {failure!r}"
+    else:
+        answer = "committed"
+    print(author, answer, flush=True)
 
 
 async def main(name: str, workers: int) -> None:

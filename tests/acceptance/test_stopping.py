@@ -16,13 +16,15 @@ ENDS_WITHIN_S = 25.0
 
 async def test_a_worker_under_load_drains_at_sigterm(database, kafka, posts_topic):
     """What it answered is so, nothing is left over, nobody had to wait for a lease, and the exit code is 0."""
-    async with staged(database, kafka) as stage, worker(database, kafka.bootstrap, f"drain-{os.getpid()}") as process:
+    name = f"drain-{os.getpid()}"
+    async with staged(database, kafka) as stage, worker(database, kafka.bootstrap, name) as process:
         answers = await answered(process, 10 * WORKERS)
         took_s, last = await stopped(process)
         assert process.returncode == 0
         assert took_s < 5.0, "nothing hung, so nothing had to be waited for"
         answers |= last
         assert set(answers.values()) == {"committed", "refused"}
+        assert {last[f"{name}-{each}-last"] for each in range(WORKERS)} == {"refused"}, "nothing begins any more"
         assert await wrong(stage, answers) == []
         assert await until(lambda: stage.seen.settled(process.pid), 10) is not None
         assert await stage.quiet() == {}

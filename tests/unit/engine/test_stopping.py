@@ -2,16 +2,20 @@
 
 import asyncio
 import os
+import random
 import signal
 import uuid
 
 import pytest
 
 from coordinator import Coordinator, InDoubt, Unavailable, limits
+from coordinator.bootstrap import SystemClock
 from coordinator.engine import service
 from coordinator.engine.ownership import Ownership
+from coordinator.engine.timers import Periodic
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
+from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.stopping import Stop
 from participants import MemoryBroker, MemoryDatabase
 
@@ -228,3 +232,41 @@ async def test_another_cancellation_goes_on(database):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_write_that_hangs_does_not_hold_up_whoever_closes_its_queue():
+    """The close is cancelled when its time is over, and what would come after the queue is not waited for."""
+    asked = asyncio.Event()
+
+    async def hang(batch):
+        asked.set()
+        await asyncio.Event().wait()
+
+    queue = GroupCommit("journal: decisions", hang)
+    answer = queue.put(1)
+    await asked.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await close_all([queue], [])
+            await asyncio.Event().wait()
+    assert not answer.done(), "others may find it written"
+
+
+async def test_a_round_that_hangs_does_not_hold_up_whoever_stops_its_loop():
+    """Cancelled as it is, it has its own time to end; whoever waits for it need not."""
+    begun, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def round_() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await cleaned.wait()
+
+    loop = Periodic(name="slow", round_=round_, period_s=0.001, clock=SystemClock(), chance=random.Random(1))
+    await loop.start()
+    await begun.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await loop.stop()
+    cleaned.set()
