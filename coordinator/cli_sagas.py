@@ -19,7 +19,12 @@ _COLUMNS = ("gid", "name", "key", "state", "steps", "age_s")
 @app.command("list")
 def list_(
     state: Annotated[
-        str, typer.Option(envvar="COORDINATOR_STATE", help=f"One of: {', '.join(sagas.STATES)}.")
+        str,
+        typer.Option(
+            envvar="COORDINATOR_STATE",
+            help=f"One of: {', '.join(sagas.STATES)}.",
+            autocompletion=lambda: list(sagas.STATES),
+        ),
     ] = "unfinished",
     name: Annotated[str, typer.Option(envvar="COORDINATOR_NAME", help="Only sagas of this name.")] = "",
     limit: Annotated[int, typer.Option(envvar="COORDINATOR_LIMIT", min=1, help="At most so many.")] = 50,

@@ -34,7 +34,8 @@ def _row(parameter: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
         names = f"`{parameter.name.upper()}`"
-    variable = f"`{parameter.envvar}`" if parameter.envvar else ""
+    variables = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or []
+    variable = ", ".join(f"`{each}`" for each in variables)
     default = "required" if parameter.required else "" if parameter.default in (None, "") else f"`{parameter.default}`"
     return f"| {names} | {variable} | {default} | {getattr(parameter, 'help', None) or ''} |"
 

@@ -28,6 +28,7 @@ def completed(line: str, shell: str) -> str:
         ("coordinator in-doubt ", ["list", "commit", "abort"]),
         ("coordinator transactions resolve unan:1 ", ["commit", "abort"]),
         ("coordinator transactions list --state ", ["unfinished", "parked", "alerted"]),
+        ("coordinator sagas list --state ", ["stranded"]),
         ("coordinator transactions list --output ", ["table", "json"]),
         ("coordinator schema apply ", ["journal", "outbox", "branches"]),
         ("coordinator outbox retry --re", ["--reason"]),

@@ -1,11 +1,12 @@
 """`coordinator transactions` and `alerts`: a parked transaction is found, told as a story, and decided."""
 
 import asyncpg
+import pytest
 
-from coordinator import Coordinator
+from coordinator import Coordinator, InDoubt
 from coordinator.faults.injectors import ArmedFaults, parse
 from coordinator.operating.desk import wait_until_done
-from participants import Postgres
+from participants import Kafka, Postgres
 from tests.integration.operating.conftest import SETTINGS, TABLE
 
 LIVE = "SELECT owner FROM unanimity.owners WHERE lease_until > now()"
@@ -163,3 +164,21 @@ async def test_who_decided_stays_in_the_story_when_another_process_carries_it_ou
     (adopted,) = [number for number, line in enumerate(told) if line.startswith(f"it was adopted by {adopter} (term ")]
     assert decided < adopted
     assert told[-1] == "now: committed"
+
+
+async def test_what_the_last_resource_decides_is_no_operator_s(operator, database, kafka, posts_topic):
+    """Nobody knows its outcome yet, which has an exit code of its own."""
+    participants = {"db": Postgres(database), "events": Kafka(kafka.bootstrap, two_phase=False)}
+    async with Coordinator(journal=database, participants=participants, settings=SETTINGS) as coordinator:
+        with ArmedFaults(faults=[parse("kafka.end.commit:before=error(ConnectionResetError)")]):
+            with pytest.raises(InDoubt) as doubt:
+                async with coordinator.transaction("create-post", recipe="last-resource", deadline_s=2) as transaction:
+                    connection = await transaction.enlist("db")
+                    await connection.execute(TABLE)
+                    await transaction.publish("events", topic=posts_topic, value="x")
+            gid = doubt.value.gid
+            for command in (("transactions", "resolve", gid, "commit"), ("in-doubt", "abort", gid)):
+                asked = await operator.run(*command, "--yes", "--reason", "ops-16", "--by", "ann")
+                assert asked.exit_code == 4, asked.output
+                assert "the last resource's to decide, and it is still asked" in asked.stderr
+        assert await wait_until_done(database, gid, within_s=10)
