@@ -1,7 +1,8 @@
 """Every kind of alert: what it means, and what an operator does about it.
 
 An alert is raised once per transaction and kind, whoever sees it and however often, and stays open until a person
-resolves it with a reason. What people did is kept in the audit, which is only ever added to.
+resolves it with a reason. (A saga's is closed by the word that lets the saga go on, and opened again where the saga is
+parked again.) What people did is kept in the audit, which is only ever added to.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from coordinator.errors import Refused
 from coordinator.protocol.model import Ending, Gid, Transaction
-from coordinator.records import Alert
+from coordinator.records import Alert, Lease
 
 
 class AlertKind(StrEnum):
@@ -34,18 +35,23 @@ HEURISTIC_OUTCOMES = frozenset({AlertKind.HEURISTIC, AlertKind.HAZARD, AlertKind
 class Alerts(Protocol):
     """Where operators are told, and where it is kept what they said."""
 
-    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
-        """Exactly one alert per *gid* and *kind*, ever: also when it was resolved."""
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str, *, under: Lease | None = None) -> None:
+        """Exactly one alert per *gid* and *kind*, ever: also when it was resolved.
+
+        *under* a lease, by whoever drives what it is about: not where that is another one by now, and anew where it was
+        resolved.
+        """
         ...
 
     async def open_alerts(self) -> Sequence[Alert]:
         """Those that nobody has resolved, the oldest first."""
         ...
 
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str, under: Lease | None = None) -> bool:
         """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit.
 
-        Raises `Refused` without a name or a reason; so does `audit`.
+        *under* a lease: not where that is another one's by now. Raises `Refused` without a name or a reason; so does
+        `audit`.
         """
         ...
 
@@ -93,7 +99,7 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
         "A saga can go neither on nor back: a compensation failed for as often as it may be tried, or a step behind "
         "the pivot did.",
         "The detail names the step and what it answered. Mend what it names and resume the saga, or do the step's work "
-        "by hand and skip it, with a reason; then resolve the alert.",
+        "by hand and skip it, with a reason; before the pivot, it can be cancelled too. That closes the alert.",
     ),
     AlertKind.OLDER_THAN_JOURNAL: Explanation(
         "A branch of ours is prepared, but is older than the journal's memory: that no record speaks of it does not "

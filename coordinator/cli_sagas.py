@@ -7,12 +7,14 @@ from rich.console import Console
 
 from coordinator import cli_output as out
 from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, WORDS
+from coordinator.errors import Refused
 from coordinator.operating import sagas
 from coordinator.operating.ledger import Row, open_ledger
 
 app = typer.Typer(no_args_is_help=True, help="Sagas: list them, read one's story, cancel, retry, resume, skip.")
 
 Gid = Annotated[str, typer.Argument(metavar="GID", help="The saga's id, as in unan:01J…", show_default=False)]
+_MOVES_WITHIN_S = 5.0
 _COLUMNS = ("gid", "name", "key", "state", "steps", "age_s")
 
 
@@ -76,7 +78,7 @@ def cancel(
     yes: out.YesOption = False,
     journal: out.JournalOption = "",
 ) -> None:
-    """Have a saga undone, unless its pivot is done: then nothing comes of it. A running coordinator does it.
+    """Have a saga undone, unless its pivot is done. A step that is being called settles first; a parked one turns back.
 
     Example:
 
@@ -146,6 +148,9 @@ def _steer(gid: str, signal: str, reason: str, by: str, yes: bool, journal: str,
         sagas.refuse_vain(row, signal, step)
         out.confirm(f"{WORDS[signal]} {gid} {step}".rstrip() + "?", yes=yes)
         await sagas.steer(url, gid, signal, by=who, reason=why, step=step)
+        parked = sagas.parked_at(row)
+        if signal == CANCEL and parked and not await sagas.moved(url, row, within_s=_MOVES_WITHIN_S):
+            raise Refused(f"nothing has come of it: {sagas.no_way_back(parked)}", gid=gid)
 
     out.run(say)
     out.err.print("it is said; a running coordinator that has its definition hears it", highlight=False, soft_wrap=True)

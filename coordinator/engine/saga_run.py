@@ -60,6 +60,8 @@ class SagaRun:
     """What cuts the pauses short that are made now."""
     told: bool = False
     """Whether a signal was sent to it here, and has not been read."""
+    freed: int | None = None
+    """The id of the signal that let it go on where it was last parked."""
     waiters: list["asyncio.Future[SagaOutcome]"] = field(default_factory=list)
 
     def hurry(self) -> None:
@@ -81,9 +83,11 @@ class SagaRun:
 def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
     """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock."""
     values: dict[str, Any] = {REQUEST: None if saga.input is None else saga.input.validate_json(loaded.input)}
-    state, consumed = SagaState(), set[int]()
+    state, consumed, freed = SagaState(), set[int](), None
     for text in loaded.events:
         event, output, signal = decode(text)
+        if state.parked is not None:
+            freed = signal
         state = evolve(saga.shape, state, event)
         if signal is not None:
             consumed.add(signal)
@@ -104,6 +108,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         position=len(loaded.events),
         term=loaded.reigns,
         consumed=consumed,
+        freed=freed,
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )
 

@@ -8,8 +8,8 @@ from coordinator.engine.saga_run import SagaRun
 from coordinator.errors import Refused
 from coordinator.gids import valid_gid
 from coordinator.ports import Alerts
-from coordinator.protocol.saga import Cancelled, Resumed, Skipped, cancellable
-from coordinator.protocol.saga_shape import StepName
+from coordinator.protocol.saga import Cancelled, Phase, Resumed, SagaState, Skipped, cancellable
+from coordinator.protocol.saga_shape import Shape, StepName
 from coordinator.sagas.events import Happened
 from coordinator.sagas.log import SagaLog, Signal
 
@@ -55,6 +55,17 @@ async def say(
     payload = {"by": by, "reason": why, "step": step}
     if not await log.send(known, name, json.dumps(payload)):
         raise Refused(f"saga {gid} has ended, or never was: nobody hears {name.removeprefix(CONTROL)!r}", gid=gid)
+
+
+def refused_cancel(shape: Shape, state: SagaState) -> str:
+    """Why nothing would come of calling it off, and what to do instead; empty where something may."""
+    if cancellable(shape, state) or state.phase is Phase.BACKWARD or state.ended:
+        return ""
+    if state.parked is None:
+        return "its pivot is done, and it only goes forward"
+    phase, step = state.parked
+    why = "it is being undone already" if phase is Phase.BACKWARD else "its pivot is done"
+    return f"{why}, and it is parked at {step}: resume it, or skip {step}"
 
 
 def hear(run: SagaRun) -> Happened | None:

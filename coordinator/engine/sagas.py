@@ -12,17 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator import limits
-from coordinator.alerts import AlertKind
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, Halted
 from coordinator.engine.saga_listening import Listening
+from coordinator.engine.saga_parking import Parking
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, check_key, input_of, restored
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_waits import waited_for
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
 from coordinator.ports import Alerts, Clock
-from coordinator.protocol.model import Gid
 from coordinator.protocol.saga import (
     Cancelled,
     Done,
@@ -70,10 +69,12 @@ class SagaEngine:
     _told: int = 0
     """How many definitions operators know to be here."""
     listening: Listening = field(init=False)
+    parking: Parking = field(init=False)
 
     def __post_init__(self) -> None:
         """The sagas that run are those that listen, and what they rest between is what they listen in."""
         self.listening = Listening(log=self.log, clock=self.clock, running=self.running)
+        self.parking = Parking(alerts=self.alerts, ownership=self.ownership)
         self.calls.rest = self._rest
 
     def register(self, saga: Saga) -> None:
@@ -259,9 +260,10 @@ class SagaEngine:
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
         run.position += 1
         was, run.state = run.state.phase, state
+        sent = run.signals
         if signal is not None:
             run.consumed.add(signal)
-            run.signals = [other for other in run.signals if other.id != signal]
+            run.signals = [other for other in sent if other.id != signal]
         if isinstance(event, Skipped):
             run.values.setdefault(event.step, None)
         elif output is not None or isinstance(event, Done):
@@ -271,6 +273,9 @@ class SagaEngine:
             )
         if state.phase is Phase.BACKWARD and was is not Phase.BACKWARD:
             run.hurry()  # What rests is not to be tried again, but given up.
+        if was is Phase.PARKED:
+            run.freed = signal
+            await self.parking.ends(run, sent)
 
     # ── sleeping, and being woken ──
 
@@ -280,7 +285,7 @@ class SagaEngine:
         if run.state.parked is not None:
             wake_in_s = None
             unsettled -= {run.state.parked[1]}  # What is known of this one is written.
-            await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, f"{run.saga.name}: {run.state.reason}")
+            await self.parking.begins(run)
         await self.log.suspend(run.number, wake_in_s=wake_in_s, seen=run.signalled, doubtful=bool(unsettled))
 
     async def tell(self) -> None:
@@ -329,6 +334,10 @@ class SagaEngine:
             await asyncio.wait({going}, timeout=limits.SAGA_LOOK_S)
             if loaded.gid in self.running:
                 return
+            fresh = await self.log.load(loaded.gid)  # What was driving it may have written since this was read.
+            if fresh is None or fresh.owner != self.ownership.lease.owner:
+                return
+            loaded = fresh
         if loaded.number in self._broken:
             self._broken.remove(loaded.number)
             loaded = replace(loaded, doubtful=True)
@@ -337,7 +346,9 @@ class SagaEngine:
             return
         self.recovered += 1
         if loaded.signalled:
-            await self.listening.read(run)
+            sent = await self.listening.read(run)
+            if run.freed is not None and run.state.parked is None:
+                await self.parking.ends(run, sent)
         if (heard := hear(run)) is not None:
             await self._write(run, heard)
         elif loaded.adoptions > limits.ADOPTIONS_MAX and (step := first_called(run.saga.shape, run.state)) is not None:

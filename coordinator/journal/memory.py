@@ -358,8 +358,13 @@ class MemoryAlerts:
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
 
-    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
-        """Keep the first one of each kind."""
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str, *, under: Lease | None = None) -> None:
+        """Keep the first one of each kind, and one that has come again."""
+        if not self._holds(under):
+            return
+        if under is not None and (gid, kind) in self._world.resolved:
+            self._world.resolved.discard((gid, kind))
+            self._world.alerts[gid, kind] = detail
         self._world.alerts.setdefault((gid, kind), detail)
 
     async def open_alerts(self) -> Sequence[Alert]:
@@ -369,10 +374,10 @@ class MemoryAlerts:
             Alert(gid=gid, kind=kind, detail=d) for (gid, kind), d in opened if (gid, kind) not in self._world.resolved
         ]
 
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str, under: Lease | None = None) -> bool:
         """Keep who has seen to it, and how."""
         refuse_anonymous(gid, by, reason)
-        if (gid, kind) not in self._world.alerts or (gid, kind) in self._world.resolved:
+        if (gid, kind) not in self._world.alerts or (gid, kind) in self._world.resolved or not self._holds(under):
             return False
         self._world.resolved.add((gid, kind))
         await self.audit(actor=by, action="resolve alert", gid=gid, reason=reason, detail=kind)
@@ -382,3 +387,7 @@ class MemoryAlerts:
         """Keep what an operator did, and why."""
         refuse_anonymous(gid, actor, reason)
         self._world.audit.append((actor, action, gid, reason, detail))
+
+    def _holds(self, lease: Lease | None) -> bool:
+        holder = None if lease is None else self._world.owners.get(lease.owner)
+        return lease is None or (holder is not None and holder.term == lease.term)

@@ -105,9 +105,10 @@ class PostgresAlerts:
         self.raised: Callable[[str], None] | None = None
         """Who is told the kind of each."""
 
-    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str) -> None:
-        """Raise it, unless it was raised before."""
-        first = await self._journal.questions.run(lambda c: c.fetchval(SQL["raise_alert"], gid, kind, detail))
+    async def raise_alert(self, gid: Gid, kind: AlertKind, detail: str, *, under: Lease | None = None) -> None:
+        """Raise it, unless it was raised before. See `ports.Alerts`."""
+        arguments = (gid, kind, detail, *_term(under))
+        first = await self._journal.questions.run(lambda c: c.fetchval(SQL["raise_alert"], *arguments))
         if first is not None:
             logger.error("ALERT %s: transaction %s: %s", kind, gid, detail)
             if self.raised is not None:
@@ -118,10 +119,10 @@ class PostgresAlerts:
         rows = await self._journal.questions.run(lambda c: c.fetch(SQL["open_alerts"]))
         return [Alert(gid=row["gid"], kind=row["kind"], detail=row["detail"]) for row in rows]
 
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str, under: Lease | None = None) -> bool:
         """Keep who has seen to it, and how. See `ports.Alerts`."""
         refuse_anonymous(gid, by, reason)
-        arguments = (gid, kind, by, reason)
+        arguments = (gid, kind, by, reason, *_term(under))
         return await self._journal.questions.run(lambda c: c.fetchval(SQL["resolve_alert"], *arguments)) is not None
 
     async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:
@@ -129,3 +130,7 @@ class PostgresAlerts:
         refuse_anonymous(gid, actor, reason)
         arguments = (actor, action, gid, reason, detail)
         await self._journal.questions.run(lambda c: c.execute(SQL["audit"], *arguments))
+
+
+def _term(lease: Lease | None) -> tuple[str | None, int | None]:
+    return (None, None) if lease is None else (lease.owner, lease.term)

@@ -251,8 +251,17 @@ ORDER BY 1, 2;
 DELETE FROM unanimity.transactional_ids WHERE cluster = $1 AND transactional_id = $2;
 
 -- raise_alert --
--- One alert per transaction and kind.
-INSERT INTO unanimity.alerts (gid, kind, detail) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING gid;
+-- One alert per transaction and kind. Whoever holds the lease ($4, $5) under which it is raised opens one anew that was
+-- resolved (how it was is in the audit), and nobody does who holds it no more.
+WITH held AS MATERIALIZED (
+    SELECT owner FROM unanimity.owners WHERE owner = $4 AND term = $5 FOR SHARE
+)
+INSERT INTO unanimity.alerts AS a (gid, kind, detail)
+SELECT $1, $2, $3 WHERE $4::text IS NULL OR EXISTS (SELECT FROM held)
+ON CONFLICT (gid, kind) DO UPDATE SET
+    detail = excluded.detail, raised_at = now(), resolved_at = NULL, resolved_by = NULL, resolution = NULL
+WHERE $4::text IS NOT NULL AND a.resolved_at IS NOT NULL
+RETURNING gid;
 
 -- open_alerts --
 -- What nobody has seen to yet.
@@ -260,9 +269,12 @@ SELECT gid, kind, detail FROM unanimity.alerts WHERE resolved_at IS NULL ORDER B
 
 -- resolve_alert --
 -- Somebody has seen to it; who, and how, is kept with it and in the audit.
-WITH resolved AS (
+WITH held AS MATERIALIZED (
+    SELECT owner FROM unanimity.owners WHERE owner = $5 AND term = $6 FOR SHARE
+), resolved AS (
     UPDATE unanimity.alerts SET resolved_at = now(), resolved_by = $3, resolution = $4
-    WHERE gid = $1 AND kind = $2 AND resolved_at IS NULL RETURNING gid, kind
+    WHERE gid = $1 AND kind = $2 AND resolved_at IS NULL AND ($5::text IS NULL OR EXISTS (SELECT FROM held))
+    RETURNING gid, kind
 )
 INSERT INTO unanimity.audit (actor, action, gid, reason, detail)
 SELECT $3, 'resolve alert', gid, $4, kind FROM resolved RETURNING gid;

@@ -13,6 +13,7 @@ from coordinator.alerts import AlertKind
 from coordinator.errors import InDoubt, Refused
 from coordinator.gids import issued_at, valid_gid
 from coordinator.operating.ledger import open_ledger
+from coordinator.operating.sagas import parked_at
 from coordinator.ports import Clock, Doubtful, Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Gid, Outcome, Recipe, Role, Vote
 from coordinator.settings import Settings, load
@@ -81,7 +82,9 @@ async def decide_doubtful(
 
 
 async def resolve_alert(url: str, gid: str, kind: str, *, by: str, reason: str) -> None:
-    """Say that an alert has been seen to. Raises `Refused` where no such alert is open."""
+    """Say that an alert has been seen to. Raises `Refused` where no such alert is open, or its saga is still parked."""
+    if kind == AlertKind.PARKED_SAGA:
+        await _refuse_parked(url, gid)
     async with open_stores(url, load()) as stores:
         if not await stores.alerts.resolve_alert(Gid(gid), kind, by=by, reason=reason):
             raise Refused(f"there is no open alert {kind!r} about {gid}: `coordinator alerts list` shows them", gid=gid)
@@ -108,6 +111,21 @@ async def wait_until_done(url: str, gid: str, *, within_s: float) -> bool:
 async def _say(stores: Stores, gid: Gid, action: str, by: str, reason: str) -> None:
     """Before it is done: an act without a trace must be impossible, a trace without its act is only a question."""
     await stores.alerts.audit(actor=by, action=action, gid=gid, reason=reason)
+
+
+async def _refuse_parked(url: str, gid: str) -> None:
+    """As long as a saga is parked, its alert is open: a word to the saga closes both."""
+    async with open_ledger(url, "journal", "sagas") as ledger:
+        try:
+            step = parked_at(await ledger.saga(gid))
+        except Refused:
+            return  # It is forgotten: the alert is all that is left of it.
+    if step is not None:
+        raise Refused(
+            f"{gid} is still parked at {step!r}: resume, skip or cancel it (`coordinator sagas`), and its alert is "
+            "closed with that",
+            gid=gid,
+        )
 
 
 def _refuse_decided(record: Record, outcome: Outcome) -> None:

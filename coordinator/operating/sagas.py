@@ -3,19 +3,22 @@
 Their definitions are not here, so everything is told from what their log says. Pure, but for `steer`.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, WORDS, say
 from coordinator.errors import Refused
 from coordinator.gids import issued_at
-from coordinator.operating.ledger import Ledger, Row
+from coordinator.operating.ledger import Ledger, Row, open_ledger
 from coordinator.operating.story import Line
 from coordinator.settings import load
 from coordinator.stores import open_stores
 
 STATES = ("unfinished", "finished", "parked", "stranded", "all")
+_LOOK_EVERY_S = 0.2
 _TOLD = {
     "done": "{step} was done",
     "refused": "{step} did not happen, and never will: {reason}",
@@ -91,10 +94,26 @@ def refuse_vain(row: Mapping[str, Any], signal: str, step: str = "") -> None:
         raise Refused(f"{gid} is parked at {parked!r}: `coordinator sagas resume` has it tried again", gid=gid)
     if signal == RETRY and not row["ended"] and not row["owner"]:
         raise Refused(f"{gid} is not being tried now ({state(row)})", gid=gid)
+    if signal == CANCEL and parked is not None and _past_return(row["events"]):
+        raise Refused(f"{gid} cannot be called off: {no_way_back(parked)}", gid=gid)
     if signal in (RESUME, SKIP) and parked is None:
         raise Refused(f"{gid} is not parked: there is nothing to {WORDS[signal].split()[1]}", gid=gid)
     if signal == SKIP and parked != step:
         raise Refused(f"{gid} is parked at {parked!r}, not at {step!r}", gid=gid)
+
+
+def no_way_back(step: str) -> str:
+    """Why a saga that is parked at *step* is not called off, as far as it can be told without its definition."""
+    return f"its pivot is done, or it is being undone already. Resume it, or skip {step} (where it is parked)"
+
+
+def _past_return(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether it has turned back, or was refused where there is no way back. (False where that cannot be seen.)"""
+    turned = (
+        this["t"] in _TURNS_BACK and that["t"] not in ("resumed", "skipped", "cancelled")
+        for this, that in pairwise(events)
+    )
+    return any(turned) or events[-1]["t"] == "refused"
 
 
 def tell(row: Mapping[str, Any]) -> list[Line]:
@@ -110,6 +129,17 @@ async def steer(url: str, gid: str, signal: str, *, by: str, reason: str, step: 
     """
     async with open_stores(url, load()) as stores:
         await say(stores.sagas, stores.alerts, gid, signal, by=by, reason=reason, step=step)
+
+
+async def moved(url: str, before: Row, *, within_s: float) -> bool:
+    """Whether a parked saga has gone on from where it was *before*, or nobody is there that could have told it to."""
+    until_s = asyncio.get_running_loop().time() + within_s
+    async with open_ledger(url, "journal", "sagas") as ledger:
+        while (now := await ledger.saga(before["gid"]))["known"] and len(now["events"]) == len(before["events"]):
+            if asyncio.get_running_loop().time() > until_s:
+                return False
+            await asyncio.sleep(_LOOK_EVERY_S)
+    return True
 
 
 async def found(ledger: Ledger, which: str, *, name: str, limit: int) -> Sequence[Row]:
@@ -149,7 +179,8 @@ def _present(row: Mapping[str, Any]) -> Iterator[str]:
     if row["wake_at"] is not None and not row["ended"]:
         yield f"it is looked at again at {row['wake_at']:%Y-%m-%d %H:%M:%S}"
     if (step := parked_at(row)) is not None:
-        yield f"resume it (`coordinator sagas resume`), or take {step} on yourself (`coordinator sagas skip`)"
+        back = "" if _past_return(row["events"]) else ", or call it off, unless its pivot is done (`… cancel`)"
+        yield f"resume it (`coordinator sagas resume`), or take {step} on yourself (`coordinator sagas skip`){back}"
     for alert in row["alerts"]:
         if alert["resolved_at"] is None:
             yield f"the alert {alert['kind']} is open"

@@ -3,7 +3,8 @@
     FORWARD ──all steps done──────────────────────► COMPLETED
        │ └─ refused, unknown, cancelled, expired ─► BACKWARD ──all undone──► COMPENSATED
        └─── stuck, or behind the pivot ───────────► PARKED (and from BACKWARD, where an undo is stuck)
-                                                        └─ resumed, or the step is skipped: on from where it was
+                                                        ├─ resumed, or the step is skipped: on from where it was
+                                                        └─ cancelled on its way forward ──────► BACKWARD
 
 Going backward, steps that may be in flight settle first; then what happened, or may have happened, is undone in the
 reverse order of what depends on what. Once the pivot is done, a saga only goes forward.
@@ -187,7 +188,8 @@ def evolve(shape: Shape, state: SagaState, event: SagaEvent) -> SagaState:
         case Waiting() if state.phase is Phase.FORWARD and _open(shape, state, event.step):
             return _changed(state, waits={**state.waits, event.step: event.until_s})
         case Cancelled() if cancellable(shape, state):
-            return _ended(shape, _changed(state, phase=Phase.BACKWARD, reason=state.reason or event.reason))
+            reason = event.reason if state.parked is not None else state.reason or event.reason
+            return _ended(shape, _changed(state, phase=Phase.BACKWARD, reason=reason))
         case Resumed() if state.parked is not None:
             return _resumed(shape, state, *state.parked)
         case Skipped() if state.parked is not None and event.step == state.parked[1]:
@@ -212,8 +214,9 @@ def owed(shape: Shape, state: SagaState) -> Sequence[SagaAction]:
 
 
 def cancellable(shape: Shape, state: SagaState) -> bool:
-    """Whether it may still be undone as a whole: it goes forward, and its pivot is not done."""
-    return state.phase is Phase.FORWARD and not _pivoted(shape, state)
+    """Whether it may still be undone as a whole: it goes forward, or waits on its way, and its pivot is not done."""
+    phase = state.phase if state.parked is None else state.parked[0]
+    return phase is Phase.FORWARD and not _pivoted(shape, state)
 
 
 def _ready(shape: Shape, state: SagaState) -> list[StepName]:

@@ -14,13 +14,13 @@ from coordinator.engine.ownership import Ownership
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
 from coordinator.engine.saga_run import SagaOutcome, restored
-from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, say
+from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, refused_cancel, say
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
 from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
 from coordinator.gids import new_gid
 from coordinator.ports import Alerts, Clock
-from coordinator.protocol.saga import Phase
+from coordinator.protocol.saga import Phase, SagaState
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.log import Loaded, SagaLog
 from coordinator.settings import Settings
@@ -63,13 +63,20 @@ class SagaHandle:
     # heard within a second wherever the saga is driven. Where it has ended, `Refused` is raised.
 
     async def cancel(self, reason: str, *, by: str = "") -> None:
-        """Have it undone, unless its pivot is done. A step that is being called settles first."""
+        """Have it undone. A step that is being called settles first; a parked one turns back too.
+
+        Raises `Refused` where its pivot is done, or where it is parked while it is undone.
+        """
+        state = await self._sagas.state(self.gid, self.saga)
+        if state is not None and (remedy := refused_cancel(self.saga.shape, state)):
+            raise Refused(f"{self.gid} cannot be called off: {remedy}", gid=self.gid)
         await self._sagas.say(self.gid, CANCEL, by=by, reason=reason)
 
     async def retry_now(self, reason: str = "", *, by: str = "") -> None:
         """Cut short the pause before the next attempt of whatever it is at. Raises `Refused` where it is parked."""
-        if (stands := await self.outcome()).phase is Phase.PARKED:
-            raise Refused(f"{self.gid} is parked ({stands.reason}): resume it, and it is tried again", gid=self.gid)
+        state = await self._sagas.state(self.gid, self.saga)
+        if state is not None and state.parked is not None:
+            raise Refused(f"{self.gid} is parked ({state.reason}): resume it, and it is tried again", gid=self.gid)
         await self._sagas.say(self.gid, RETRY, by=by, reason=reason)
 
     async def resume(self, reason: str = "", *, by: str = "") -> None:
@@ -159,6 +166,13 @@ class Sagas:
     def _pinned(self, saga: Saga, loaded: Loaded) -> Saga:
         """The definition that it began with, where it is here: the caller may have a later one by now."""
         return saga if loaded.definition == saga.identity else self.engine.definitions.get(loaded.definition, saga)
+
+    async def state(self, gid: str, saga: Saga) -> SagaState | None:
+        """Its state; None where it is pinned to another definition than *saga*, or gone."""
+        loaded = await self.engine.log.load(gid)
+        if loaded is None or loaded.definition != saga.identity:
+            return None
+        return restored(saga, loaded, now_s=self.clock.monotonic_s()).state
 
     def _gid(self) -> str:
         return new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))

@@ -46,6 +46,14 @@ PLANS: dict[str, tuple[str, Plan]] = {
     "an undoing is stuck": ("parked", _plan(_undoable(undo=_DOWN), StepPlan((0,), answers=_REFUSED))),
     "behind the pivot": ("parked", _plan(_undoable(), StepPlan((0,), pivot=True), StepPlan((1,), answers=_REFUSED))),
     "a nap": ("completed", _plan(_undoable(), StepPlan((0,), nap_s=3.0), _undoable(1, answers=("twice",)))),
+    "asked in vain, and called off": (
+        "compensated",
+        _plan(
+            _undoable(),
+            _undoable(0, on_unknown="ask", answers=_DONE, asked=("unknown", "unknown", "ok")),
+            cancel_at_s=8.0,
+        ),
+    ),
     "called off": ("compensated", _plan(_undoable(), StepPlan((0,), nap_s=8.0), _undoable(1), cancel_at_s=2.5)),
 }
 

@@ -33,6 +33,9 @@ class Verdict:
     """What whoever waited for it was told; empty where its process died."""
     seen: list[Seen] = field(default_factory=list)
     alerts: int = 0
+    """How many are open in the end."""
+    called_off_parked: int | None = None
+    """How much had been seen when it was called off, and that was accepted, while it was parked; None: it was not."""
     drives: int = 1
     """How often it was taken up: begun, adopted, woken or resumed."""
     strikes: int = 0
@@ -129,8 +132,11 @@ def _called_again(plan: Plan, verdict: Verdict) -> list[str]:
 def _ending(plan: Plan, verdict: Verdict) -> list[str]:
     at, found = _effects(verdict), []
     actions = [index for index, step in enumerate(plan.steps) if step.nap_s is None]
-    if verdict.told and verdict.told != verdict.ending and not plan.resumes:
+    was_parked = verdict.told == "parked" and (plan.resumes or plan.cancel_at_s is not None)
+    if verdict.told and verdict.told != verdict.ending and not was_parked:
         found.append(f"whoever waited was told {verdict.told}, and it is {verdict.ending}")
+    if verdict.alerts > (verdict.ending == "parked"):
+        found.append(f"{verdict.alerts} alerts are open, and it is {verdict.ending}")
     match verdict.ending:
         case "completed":
             found += [f"completed without s{i}" for i in actions if (i, "action") not in at]
@@ -146,6 +152,8 @@ def _ending(plan: Plan, verdict: Verdict) -> list[str]:
         case "parked":
             if not verdict.alerts:
                 found.append("parked without an alert")
+            if verdict.called_off_parked == len(verdict.seen):
+                found.append("it was called off where it was parked, and nothing came of it")
             if not _may_be_stuck(plan):
                 found.append("parked without a reason")
         case other:

@@ -129,6 +129,8 @@ class SagaWorld:
         self.dead: set[str] = set()
         self.strikes = {strike.at: strike for strike in plan.strikes}
         self.writes, self.struck = 0, 0
+        self.called_off = self.plan.cancel_at_s is None
+        self.called_off_parked: int | None = None
         self._kept: set[asyncio.Task[Any]] = set()
 
     async def run(self, point: str, effect: Callable[[], Awaitable[Any]], labels: Mapping[str, str]) -> Any:
@@ -250,7 +252,8 @@ class SagaWorld:
                 ending=phase if phase == after else f"{phase}, and then {after}",
                 told=told,
                 seen=self.participant.seen,
-                alerts=len(self.memory.alerts),
+                alerts=len(self.memory.alerts.keys() - self.memory.resolved),
+                called_off_parked=self.called_off_parked,
                 drives=1 + sum(process.sagas.engine.recovered for process in self.processes.values()),
                 strikes=self.struck,
                 writes=self.writes,
@@ -294,8 +297,12 @@ class SagaWorld:
         await asyncio.sleep(at_s)
         while not self.memory.sagas or not self._alive():  # noqa: ASYNC110 - time is virtual, and this is simple.
             await asyncio.sleep(0.5)
+        parked, seen = await self._phase() == "parked", len(self.participant.seen)
         with contextlib.suppress(Refused):
             await (await self._handle()).cancel("called off")
+            self.called_off_parked = seen if parked else None
+        await asyncio.sleep(2.0)
+        self.called_off = True
 
     def _alive(self) -> bool:
         return bool(self.processes.keys() - self.dead)
@@ -312,7 +319,7 @@ class SagaWorld:
             phase = await self._phase()
             if phase in ("completed", "compensated"):
                 return phase
-            if phase == "parked":
+            if phase == "parked" and self.called_off:
                 if not resumes:
                     return phase
                 resumes -= 1

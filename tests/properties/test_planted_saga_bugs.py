@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.engine import saga_calls
+from coordinator.engine import saga_calls, saga_signals, sagas
 from coordinator.engine.saga_calls import Calls
+from coordinator.engine.saga_parking import Parking
 from coordinator.engine.sagas import SagaEngine
 from coordinator.errors import CoordinatorError, Refused, Unavailable
 from coordinator.faults.points import boundary
@@ -213,7 +214,35 @@ def driven_on_under_another_lease(patch: pytest.MonkeyPatch) -> None:
 
 def parked_in_silence(patch: pytest.MonkeyPatch) -> None:
     """Nobody is told that a saga waits for an operator."""
-    patch.setattr("coordinator.journal.memory.MemoryAlerts.raise_alert", lambda *_: asyncio.sleep(0))
+    patch.setattr("coordinator.journal.memory.MemoryAlerts.raise_alert", lambda *_, **__: asyncio.sleep(0))
+
+
+def alert_left_open(patch: pytest.MonkeyPatch) -> None:
+    """Nobody closes the alert about a saga that goes on."""
+    patch.setattr(Parking, "ends", lambda *_: asyncio.sleep(0))
+
+
+def alert_closed_only_by_who_wrote_it(patch: pytest.MonkeyPatch) -> None:
+    """A successor does not close what its predecessor died before closing."""
+    restored = sagas.restored
+
+    def forgetful(*arguments, **keywords):
+        run = restored(*arguments, **keywords)
+        run.freed = None
+        return run
+
+    patch.setattr(sagas, "restored", forgetful)
+
+
+def parked_ones_deaf_to_being_called_off(patch: pytest.MonkeyPatch) -> None:
+    """What is parked is called off, and that is kept until somebody resumes it."""
+    cancellable = saga.cancellable
+
+    def deaf(shape, state):
+        return state.parked is None and cancellable(shape, state)
+
+    patch.setattr(saga_signals, "cancellable", deaf)
+    patch.setattr("coordinator.sagas.client.refused_cancel", lambda *_: "")
 
 
 BUGS: dict[str, Patch] = {
@@ -237,6 +266,9 @@ BUGS: dict[str, Patch] = {
     "place in the log overwritten": place_in_the_log_overwritten,
     "driven on under another lease": driven_on_under_another_lease,
     "parked in silence": parked_in_silence,
+    "alert left open": alert_left_open,
+    "alert closed only by who wrote it": alert_closed_only_by_who_wrote_it,
+    "parked ones deaf to being called off": parked_ones_deaf_to_being_called_off,
 }
 
 

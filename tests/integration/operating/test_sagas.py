@@ -107,7 +107,8 @@ async def test_it_is_resumed_with_a_reason_that_is_kept(operator, stuck, bank):
     shown = await operator.json("sagas", "show", stuck.gid)
     assert shown["state"] == "compensated"
     assert [(entry["actor"], entry["action"], entry["reason"]) for entry in shown["audit"]] == [
-        ("ann", "sagas resume", "ops-1")
+        ("ann", "sagas resume", "ops-1"),
+        ("ann", "resolve alert", "ops-1"),
     ]
     assert (await operator.run("sagas", "resume", stuck.gid, "--yes", "--reason", "again")).exit_code == 1
 

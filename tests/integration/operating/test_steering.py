@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from coordinator import Compensated, Coordinator, Refused, Unavailable
+from coordinator import Compensated, Coordinator, Parked, Refused, Unavailable
+from coordinator.engine.saga_parking import Parking
 from coordinator.protocol.saga import Phase
-from coordinator.sagas import Attempts, Saga, await_signal, step
+from coordinator.sagas import Attempts, Saga, Status, await_signal, step
 from tests.integration.operating.conftest import SETTINGS
 from tests.integration.postgres.branches import until
 from tests.integration.postgres.conftest import query
@@ -241,3 +242,172 @@ async def test_what_code_says_is_audited_too(coordinator, other, operator, bank)
     assert await query(journal, AUDIT, handle.gid) == ["ann sagas cancel"]
     with pytest.raises(Refused, match="has ended"):
         await handle.retry_now()
+
+
+# ── parked ones ──
+
+OPEN = "SELECT count(*) FROM unanimity.alerts WHERE gid = $1 AND resolved_at IS NULL"
+LAST = "SELECT detail FROM unanimity.alerts WHERE gid = $1 AND resolved_at IS NULL"
+CLOSED = "SELECT resolved_by || ': ' || resolution FROM unanimity.alerts WHERE gid = $1 AND resolved_at IS NOT NULL"
+RESUMED = "SELECT count(*) = 1 FROM unanimity.saga_events WHERE event->>'t' = 'resumed'"
+ONCE = Attempts(at_most=1)
+
+
+def parking(bank, *, pivot=False):
+    """Something is reserved, charged (and asked about, or it is the pivot), and shipped."""
+
+    async def reserve() -> None:
+        await bank.answer("reserve")
+
+    async def release() -> None:
+        await bank.answer("release")
+
+    async def charge() -> None:
+        await bank.answer("charge")
+
+    async def charged() -> Status:
+        await bank.answer("charged")
+        return Status.NEVER
+
+    async def ship() -> None:
+        await bank.answer("ship")
+
+    asked = {"status": charged, "undo_retry": ONCE}
+    return Saga(
+        "parking pivot" if pivot else "parking",
+        step(reserve, compensate=release, undo_retry=ONCE),
+        step(charge, pivot=pivot, **({} if pivot else asked)),
+        step(ship, retry=ONCE),
+        version="1",
+    )
+
+
+@pytest.fixture
+async def two(database, bank):
+    """Two processes, which both have the sagas that park; whichever looks first goes on with one."""
+    sagas = [parking(bank), parking(bank, pivot=True)]
+    async with (
+        Coordinator(journal=database, sagas=sagas, settings=SETTINGS) as first,
+        Coordinator(journal=database, sagas=sagas, settings=SETTINGS) as second,
+    ):
+        yield first, second
+
+
+async def parked(database, coordinator, saga):
+    """One that waits for an operator."""
+    handle = await coordinator.start(saga, key="parked-1")
+    with pytest.raises(Parked):
+        await handle.result()
+    await parks(database, handle)
+    return handle
+
+
+async def parks(database, handle):
+    """It waits, and nobody holds it."""
+    await until(lambda: query(database, "SELECT owner = '' AND wake_at IS NULL FROM unanimity.sagas"))
+    assert (await handle.outcome()).phase is Phase.PARKED
+    assert await query(database, OPEN, handle.gid) == 1
+
+
+async def ends(handle, phase):
+    """It ends so; until a process has heard the word to it, it is parked still."""
+    await until(lambda: is_in(handle, phase))
+
+
+async def is_in(handle, phase):
+    return (await handle.outcome()).phase is phase
+
+
+async def test_an_alert_is_open_for_as_long_as_a_saga_is_parked_and_again_when_it_parks_again(
+    two, database, operator, bank
+):
+    """Never two at once; and who let it go on, and why, is with the alert and in the audit."""
+    bank.raises = {"ship": [Refused("no address"), Refused("no such street"), Refused("no such town")]}
+    handle = await parked(database, two[0], parking(bank, pivot=True))
+    by_hand = await operator.run("alerts", "resolve", handle.gid, "parked-saga", "--reason", "seen")
+    assert (by_hand.exit_code, "is still parked at 'ship': resume" in by_hand.stderr) == (1, True)
+    said = await operator.run("sagas", "resume", handle.gid, "--yes", "--reason", "ops-1", "--by", "ann")
+    assert said.exit_code == 0, said.output
+    await until(lambda: query(database, "SELECT detail LIKE '%no such street' FROM unanimity.alerts"))
+    await parks(database, handle)
+    await (await two[1].attach(parking(bank, pivot=True), "parked-1")).resume()
+    await until(lambda: query(database, "SELECT detail LIKE '%no such town' FROM unanimity.alerts"))
+    await parks(database, handle)
+    assert await query(database, LAST, handle.gid) == "parking pivot: ship: no such town"
+    skipped = await operator.run("sagas", "skip", handle.gid, "ship", "--yes", "--reason", "ops-2", "--by", "bob")
+    assert skipped.exit_code == 0, skipped.output
+    await ends(handle, Phase.COMPLETED)
+    assert await query(database, CLOSED, handle.gid) == "bob: ops-2"
+    assert await query(database, AUDIT, handle.gid) == [
+        "ann sagas resume", "ann resolve alert", "the service sagas resume", "the service resolve alert",
+        "bob sagas skip", "bob resolve alert",
+    ]  # fmt: skip
+
+
+async def test_a_parked_saga_that_is_called_off_is_undone(two, database, operator, bank):
+    """It was parked because nobody could say whether it was charged: that is found out, and the rest is undone."""
+    bank.raises = {"charge": [OSError("reset")], "charged": [OSError("down")]}
+    handle = await parked(database, two[0], parking(bank))
+    said = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "ops-3", "--by", "ann")
+    assert said.exit_code == 0, said.output
+    async with asyncio.timeout(PROMPTLY_S):
+        await ends(handle, Phase.COMPENSATED)
+    assert (await handle.outcome()).reason == "ann: ops-3"
+    assert bank.calls == ["reserve", "charge", "charged", "charged", "release"]
+    assert await query(database, CLOSED, handle.gid) == "ann: ops-3"
+
+
+async def test_one_that_is_called_off_and_cannot_be_undone_parks_again_and_then_cancel_names_the_remedy(
+    two, database, operator, bank
+):
+    bank.raises = {"charge": [OSError("reset")], "charged": [OSError("down")], "release": [OSError("down")]}
+    handle = await parked(database, two[0], parking(bank))
+    await handle.cancel("no longer wanted", by="ann")
+    await until(lambda: query(database, "SELECT detail LIKE '%compensation failed%' FROM unanimity.alerts"))
+    await parks(database, handle)
+    with pytest.raises(Refused, match=r"being undone already, and it is parked at reserve: resume it, or skip reserve"):
+        await handle.cancel("once more")
+    said = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "once more")
+    assert (said.exit_code, "Resume it, or skip reserve" in said.stderr) == (1, True)
+    await handle.resume("the bank is back")
+    await ends(handle, Phase.COMPENSATED)
+    assert await query(database, CLOSED, handle.gid) == "the service: the bank is back"
+
+
+async def test_behind_the_pivot_a_parked_saga_cannot_be_called_off_and_the_remedy_is_named(
+    two, database, operator, bank
+):
+    bank.raises = {"ship": [Refused("no address")]}
+    handle = await parked(database, two[0], parking(bank, pivot=True))
+    with pytest.raises(Refused, match="its pivot is done, and it is parked at ship: resume it, or skip ship"):
+        await handle.cancel("no longer wanted")
+    said = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "no longer")
+    assert (said.exit_code, "Resume it, or skip ship" in said.stderr) == (1, True)
+    assert await query(database, OPEN, handle.gid) == 1
+    assert await query(database, AUDIT, handle.gid) == []
+
+
+async def test_what_only_its_definition_can_tell_is_told_by_who_has_it(two, database, operator, bank):
+    """That a step of which nobody knows stands behind the pivot cannot be seen from outside."""
+    bank.raises = {"ship": [OSError("reset")]}
+    handle = await parked(database, two[0], parking(bank, pivot=True))
+    said = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "no longer")
+    assert (said.exit_code, "nothing has come of it: its pivot is done" in said.stderr) == (1, True)
+    await parks(database, handle)
+
+
+async def test_who_takes_up_a_saga_that_was_let_go_on_closes_its_alert(two, database, bank, monkeypatch):
+    """The process that wrote that it goes on died before it had closed it."""
+    bank.raises = {"ship": [Refused("no address")]}
+    handle = await parked(database, two[0], parking(bank, pivot=True))
+
+    async def dies(self, run, sent):
+        raise ConnectionResetError("injected: the journal is not reached any more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parking, "ends", dies)
+        await handle.resume("ops-4", by="ann")
+        await until(lambda: query(database, RESUMED))
+        assert await query(database, OPEN, handle.gid) == 1
+    await ends(handle, Phase.COMPLETED)
+    assert await query(database, CLOSED, handle.gid) == "ann: ops-4"

@@ -110,6 +110,23 @@ def test_behind_the_pivot_there_is_no_way_back():
         evolve(PIVOT, resumed, Cancelled("too late"))
 
 
+def test_a_parked_one_turns_back_where_it_still_can():
+    asked = after(LINE, Done("a"), Stuck("b", "nobody could say"))
+    assert (asked.phase, asked.parked) == (Phase.PARKED, (Phase.FORWARD, "b"))
+    off = evolve(LINE, asked, Cancelled("no longer"))
+    assert (off.phase, off.parked, off.reason) == (Phase.BACKWARD, None, "no longer")
+    assert owed(LINE, off) == [Settle("b")]
+    assert owed(LINE, evolve(LINE, off, Refused("b"))) == [Undo("a")]
+    pivot = evolve(PIVOT, after(PIVOT, Done("a"), Unknown("go", "timeout")), Cancelled("no longer"))
+    assert owed(PIVOT, pivot) == [Settle("go")]
+    for shape, state in (
+        (PIVOT, after(PIVOT, Done("a"), Done("go"), Refused("b", "no"))),
+        (LINE, after(LINE, Done("a"), Refused("b"), Stuck("a", "down"))),
+    ):
+        with pytest.raises(IllegalTransition):
+            evolve(shape, state, Cancelled("too late"))
+
+
 def test_a_pivot_of_which_nobody_knows_is_an_operator_s():
     state = after(PIVOT, Done("a"), Unknown("go", "timeout"))
     assert state.phase is Phase.PARKED

@@ -1,0 +1,37 @@
+"""The alert about a saga that waits for an operator: it is open for as long as the saga waits, and no longer.
+
+It is raised before the saga is let go, and closed after what lets it go on is durable. A process that dies in between
+leaves an alert too many, never one too few; and whoever takes the saga up does again what its predecessor may not have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.alerts import AlertKind
+from coordinator.engine.ownership import Ownership
+from coordinator.engine.saga_run import SagaRun
+from coordinator.engine.saga_signals import word
+from coordinator.ports import Alerts
+from coordinator.protocol.model import Gid
+from coordinator.sagas.log import Signal
+
+
+@dataclass(slots=True, kw_only=True)
+class Parking:
+    """Raises and closes it, as long as the saga is this process'."""
+
+    alerts: Alerts
+    ownership: Ownership
+
+    async def begins(self, run: SagaRun) -> None:
+        """It waits: one alert is open, whether or not there was one before."""
+        detail = f"{run.saga.name}: {run.state.reason}"
+        await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, detail, under=self.ownership.lease)
+
+    async def ends(self, run: SagaRun, sent: Sequence[Signal]) -> None:
+        """It goes on because of the word that let it out; *sent* has it. Who said it and why is kept with the alert."""
+        said = next(word(signal) for signal in sent if signal.id == run.freed)
+        reason = said.why or "no reason was given"
+        await self.alerts.resolve_alert(
+            Gid(run.gid), AlertKind.PARKED_SAGA, by=said.by, reason=reason, under=self.ownership.lease
+        )
