@@ -32,7 +32,7 @@ async def system_resolve(host: str, port: int) -> Sequence[str]:
 
 
 def open_session(
-    allowed: Allowed, resolve: Resolve, *, connections: int, connect_s: float, tls: SSLContext | None
+    allowed: Allowed, resolve: Resolve, *, connections: int, tls: SSLContext | None
 ) -> aiohttp.ClientSession:
     """A session that has no cookies, reads no environment and unpacks nothing."""
     connector = aiohttp.TCPConnector(
@@ -50,7 +50,6 @@ def open_session(
         auto_decompress=False,
         max_line_size=_LINE_BYTES_MAX,
         max_field_size=_LINE_BYTES_MAX,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
     )
 
 

@@ -50,7 +50,11 @@ def _wall_clock() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much of a service's time, connections and bytes is borne. *answer_s*: for a whole call."""
+    """How much of a service's time, connections and bytes is borne.
+
+    *connect_s*: to get a connection, one of the *connections* that there may be: its name, its handshake and the wait
+    for it. *answer_s*: for a whole call.
+    """
 
     connect_s: float = 3.0
     answer_s: float = 10.0
@@ -161,14 +165,10 @@ class Service:
     ) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
             self._session = open_session(
-                self._allowed,
-                self._resolve,
-                connections=self.bounds.connections,
-                connect_s=self.bounds.connect_s,
-                tls=self._tls,
+                self._allowed, self._resolve, connections=self.bounds.connections, tls=self._tls
             )
         url = URL(f"{self.origin}{path}", encoded=True)
-        bound = aiohttp.ClientTimeout(total=self.bounds.answer_s, sock_connect=self.bounds.connect_s)
+        bound = aiohttp.ClientTimeout(total=self.bounds.answer_s, connect=self.bounds.connect_s)
         async with self._session.post(
             url, data=content, headers=headers, allow_redirects=False, timeout=bound
         ) as answer:

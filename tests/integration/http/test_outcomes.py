@@ -101,6 +101,32 @@ async def test_a_name_that_is_not_found_means_that_nothing_happened():
             await payments.send("/charge", b"{}", DELIVERY)
 
 
+async def test_a_name_that_is_not_found_in_time_means_that_nothing_happened():
+    async def hangs(host, port):
+        await asyncio.sleep(60)
+
+    bounds = Bounds(connect_s=0.2, answer_s=5.0)
+    async with Service("payments", "http://payments.internal", KEY, resolve=hangs, bounds=bounds) as payments:
+        with pytest.raises(Unavailable):
+            await payments.send("/charge", b"{}", DELIVERY)
+
+
+async def test_a_request_that_gets_no_connection_in_time_was_never_sent():
+    """All that there may be are taken by calls that are not answered: of those nobody knows."""
+
+    async def never():
+        await asyncio.sleep(60)
+
+    async with (
+        serving(app := Answers((200, {}, never))) as port,
+        service(port, bounds=Bounds(connections=2, connect_s=0.3, answer_s=2.0)) as payments,
+    ):
+        calls = (payments.send("/charge", b"{}", DELIVERY) for _ in range(3))
+        told = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in told] == [Disconnected, Disconnected, Unavailable]
+    assert len(app.requests) == 2
+
+
 async def test_no_answer_in_time_means_that_nobody_knows():
     async def never():
         await asyncio.sleep(60)
