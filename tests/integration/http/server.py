@@ -51,6 +51,7 @@ async def serving(app, host="127.0.0.1", port=0, lifespan="off"):
     finally:
         server.force_exit = server.should_exit = True
         await task
+        await server.lifespan.shutdown()  # Who is forced to end leaves it out, and the application's pools open.
 
 
 async def message(reader):
