@@ -235,9 +235,9 @@ async def play(directory: Path) -> tuple[list[Row], dict[str, int]]:
             async with coordinator_of(postgres.url, kafka.bootstrap, SETTINGS) as coordinator:
                 demo = Demo(postgres, kafka, coordinator, seen)
                 await demo.run()
-                await until(lambda: _nothing_left(seen), 10.0)
+                left = await seen.settled_within(10.0)
                 await demo.recount()
-                return demo.table, await seen.leftovers()
+                return demo.table, left
     finally:
         kafka.thaw()
         await asyncio.gather(postgres.kill(), kafka.kill())
@@ -249,10 +249,6 @@ async def main(directory: Path) -> int:
     logging.basicConfig(level=os.environ.get("DEMO_LOG", "CRITICAL"))
     rows, leftovers = await play(directory)
     return 0 if report(rows, leftovers, time.monotonic() - began_s) else 1
-
-
-async def _nothing_left(seen: Observer) -> bool:
-    return not any((await seen.leftovers()).values())
 
 
 def _commit_points() -> list[str]:

@@ -6,9 +6,13 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import asyncpg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
+from coordinator import CoordinatorError
 from examples.social_post.service import TOPIC
+from participants.kafka.cluster import Cluster
+from participants.kafka.codec_cluster import Fetch, decode_fetch
+from participants.kafka.connection import Security
 
 
 class Observer:
@@ -33,6 +37,7 @@ class Observer:
             auto_offset_reset="earliest",
         )
         await self._consumer.start()
+        self._cluster = Cluster(self._brokers, Security())
         self._task = asyncio.create_task(self._read())
         return self
 
@@ -41,6 +46,7 @@ class Observer:
         if self._task is not None:
             self._task.cancel()
         await self._consumer.stop()
+        self._cluster.close()
         await self._pool.close()
 
     async def execute(self, statement: str) -> None:
@@ -71,6 +77,18 @@ class Observer:
             "WHERE datname = current_database() AND application_name <> 'observer'"
         )
 
+    async def settled_within(self, seconds: float) -> dict[str, int]:
+        """Wait until nothing is left over; what still was at the last look."""
+        left: dict[str, int] = {}
+
+        async def nothing() -> bool:
+            nonlocal left
+            left = await self.leftovers()
+            return not any(left.values())
+
+        await until(nothing, seconds)
+        return left
+
     async def leftovers(self) -> dict[str, int]:
         """Everything that should be gone when all is over."""
         query = "SELECT count(*) FROM unanimity.decisions WHERE done_at IS NULL"
@@ -78,17 +96,20 @@ class Observer:
             "prepared branches": await self.prepared(),
             "unfinished decisions": int(await self._pool.fetchval(query)),
             "outbox rows": int(await self._pool.fetchval("SELECT count(*) FROM unanimity.outbox")),
-            "messages behind an open Kafka transaction": self._behind(),
+            "messages behind an open Kafka transaction": await self._behind(),
         }
 
-    def _behind(self) -> int:
-        """How far readers are held up: the last stable offset's distance from the high watermark, at the last fetch.
+    async def _behind(self) -> int:
+        """How far readers are held up: the last stable offset's distance from the end; -1 where no broker answers.
 
-        (The end that a `read_committed` consumer asks for is the last stable offset itself.)
+        Asked of the broker now: what a consumer was told at its last fetch may be long past, where a broker hung.
         """
-        partition = TopicPartition(TOPIC, 0)
-        high, stable = self._consumer.highwater(partition), self._consumer.last_stable_offset(partition)
-        return 0 if high is None or stable is None else max(0, high - stable)
+        try:
+            leader = (await self._cluster.partitions(TOPIC))[0]
+            fetched = await self._cluster.ask(leader, Fetch(TOPIC, 0, 0, bytes_max=1), decode_fetch)
+        except CoordinatorError:
+            return -1
+        return fetched.high_watermark - fetched.last_stable_offset
 
     async def _read(self) -> None:
         async for message in self._consumer:

@@ -68,12 +68,8 @@ class Stage:
 
     async def quiet(self) -> dict[str, int]:
         """Wait until nothing is left over; what still is."""
-
-        async def nothing() -> bool:
-            return not any((await self.seen.leftovers()).values())
-
-        await until(nothing, WHOLE_WITHIN_S)
-        return {what: count for what, count in (await self.seen.leftovers()).items() if count}
+        left = await self.seen.settled_within(WHOLE_WITHIN_S)
+        return {what: count for what, count in left.items() if count}
 
 
 class Children:
