@@ -12,7 +12,14 @@ app = typer.Typer(no_args_is_help=True, help="Alerts: what an operator has to se
 
 
 @app.command("list")
-def list_(journal: out.JournalOption = "", output: out.OutputOption = out.Output.TABLE) -> None:
+def list_(
+    every: Annotated[
+        bool,
+        typer.Option("--all", envvar="COORDINATOR_ALL", help="Those too that were resolved, with who did so and how."),
+    ] = False,
+    journal: out.JournalOption = "",
+    output: out.OutputOption = out.Output.TABLE,
+) -> None:
     """List the alerts that are open. Exits with 1 where there are any. Example:
 
     coordinator alerts list
@@ -21,11 +28,12 @@ def list_(journal: out.JournalOption = "", output: out.OutputOption = out.Output
 
     async def look() -> list[Row]:
         async with open_ledger(url) as ledger:
-            return await ledger.alerts()
+            return await ledger.alerts(resolved=every)
 
     rows = out.run(look)
-    out.show(rows, ("gid", "kind", "detail", "raised_at"), output, nothing="no alert is open")
-    if rows:
+    columns = ("gid", "kind", "detail", "raised_at") + ("resolved_by", "resolution") * every
+    out.show(rows, columns, output, nothing="there was never an alert" if every else "no alert is open")
+    if any(row["resolved_at"] is None for row in rows):
         raise typer.Exit(out.REFUSED)
 
 

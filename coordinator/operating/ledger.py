@@ -10,11 +10,12 @@ from typing import Any
 import asyncpg
 
 from coordinator import limits
+from coordinator.alerts import HEURISTIC_OUTCOMES
 from coordinator.errors import Misconfigured, Refused, Unavailable
 from coordinator.schema import queries, versions
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
-STATES = ("unfinished", "finished", "parked", "alerted", "all")
+STATES = ("unfinished", "finished", "parked", "alerted", "torn", "all")
 RATES_OVER_S = 5.0
 """Seconds over which `Ledger.pulse` counts what was finished."""
 
@@ -31,7 +32,7 @@ class Ledger:
         """Transactions in *state* (one of `STATES`), of all names or of *name*."""
         if state not in STATES:
             raise Refused(f"{state!r} is no state to list by; there are {', '.join(STATES)}")
-        return await self._rows("transactions", state, name, limit)
+        return await self._rows("transactions", state, name, limit, sorted(HEURISTIC_OUTCOMES))
 
     async def transaction(self, gid: str) -> Row:
         """All about one transaction: its row, with `attempts`, `alerts`, `audit` and `messages`. Raises `Refused`."""
@@ -62,9 +63,9 @@ class Ledger:
         """Definitions that unfinished sagas are pinned to, and that no live process has."""
         return await self._rows("stranded")
 
-    async def alerts(self) -> list[Row]:
-        """Every alert that is open, the oldest first."""
-        return await self._rows("all_alerts")
+    async def alerts(self, *, resolved: bool = False) -> list[Row]:
+        """Every alert that is open, the oldest first; and those that were *resolved*, with who did so and how."""
+        return await self._rows("all_alerts", resolved)
 
     async def undecided(self, gids: Collection[str] = ()) -> list[Row]:
         """What the journal says of *gids*, and of every intent and parked transaction besides."""

@@ -1,5 +1,6 @@
 -- transactions --
--- Transactions by where they are, the oldest first while they are unfinished, else the newest.
+-- Transactions by where they are, the oldest first while they are unfinished, else the newest. ($4 lists the kinds of
+-- heuristic outcomes, which are never forgotten.)
 SELECT d.gid, d.name, d.recipe, d.standing, d.done_at IS NOT NULL AS done, d.reason, d.branches, d.endings, d.owner,
        coalesce(o.lease_until > now() AND o.term = d.term, false) AS owner_lives,
        extract(epoch FROM now() - d.created_at)::float8 AS age_s,
@@ -10,6 +11,7 @@ WHERE CASE $1
         WHEN 'finished' THEN d.done_at IS NOT NULL
         WHEN 'parked' THEN d.done_at IS NULL AND d.standing = 'parked'
         WHEN 'alerted' THEN EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid AND a.resolved_at IS NULL)
+        WHEN 'torn' THEN EXISTS (SELECT FROM unanimity.alerts AS a WHERE a.gid = d.gid AND a.kind = ANY($4::text[]))
         ELSE true
       END
   AND ($2 = '' OR d.name = $2)
@@ -92,9 +94,10 @@ SELECT kind, detail, raised_at, resolved_at, resolved_by, resolution FROM unanim
 SELECT at, actor, action, reason, detail FROM unanimity.audit WHERE gid = $1 ORDER BY id;
 
 -- all_alerts --
--- Every alert that is open.
-SELECT gid, kind, detail, raised_at, extract(epoch FROM now() - raised_at)::float8 AS age_s
-FROM unanimity.alerts WHERE resolved_at IS NULL ORDER BY raised_at;
+-- Every alert that is open; $1: and those that were resolved.
+SELECT gid, kind, detail, raised_at, extract(epoch FROM now() - raised_at)::float8 AS age_s,
+       resolved_at, resolved_by, resolution
+FROM unanimity.alerts WHERE $1 OR resolved_at IS NULL ORDER BY raised_at;
 
 -- unfinished --
 -- What of a transaction is there still, for a branch that was found in doubt.

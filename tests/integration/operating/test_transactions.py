@@ -95,6 +95,8 @@ async def test_an_alert_is_resolved_once_and_with_a_reason(operator, parked):
     done = await operator.run("alerts", "resolve", parked, "parked", "--reason", "ops-5 looks at it", "--by", "ann")
     assert done.exit_code == 0, done.output
     assert (await operator.run("alerts", "list")).exit_code == 0
+    (kept,) = await operator.json("alerts", "list", "--all")
+    assert (kept["kind"], kept["resolved_by"], kept["resolution"]) == ("parked", "ann", "ops-5 looks at it")
     again = await operator.run("alerts", "resolve", parked, "parked", "--reason", "ops-6", "--by", "bob")
     assert again.exit_code == 1
     assert "no open alert" in again.stderr
@@ -140,8 +142,10 @@ async def test_a_torn_transaction_is_never_told_as_clean(operator, parked, datab
     told = (await operator.run("transactions", "show", parked)).stdout
     assert f"now: {torn}" in told
     assert "ann said resolve alert (heuristic): written again" in told
-    (listed,) = await operator.json("transactions", "list", "--state", "finished")
-    assert (listed["state"], listed["alerts"]) == (torn, 0)
+    assert await operator.json("transactions", "list", "--state", "alerted") == []
+    for state in ("finished", "torn"):
+        (listed,) = await operator.json("transactions", "list", "--state", state)
+        assert (listed["state"], listed["alerts"]) == (torn, 0)
 
 
 async def test_who_decided_stays_in_the_story_when_another_process_carries_it_out(operator, database):
