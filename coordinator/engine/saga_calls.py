@@ -23,6 +23,7 @@ from coordinator.protocol.saga import Done, Phase, Refused, Stuck, Undone, Unkno
 from coordinator.protocol.saga_shape import OnUnknown
 from coordinator.sagas.definition import Attempts, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
+from coordinator.sagas.values import read, write
 
 logger = logging.getLogger(__name__)
 
@@ -235,9 +236,8 @@ def _asked_for_s(failure: BaseException) -> float:
 
 def _stored(step: StepDefinition, value: Any) -> bytes | None:
     assert step.output is not None, "an action's output has a type"
-    # (The adapter's own two methods: those around them take longer.)
-    text = step.output.serializer.to_json(value, warnings=False)
-    step.output.validator.validate_json(text)  # What nobody could read again is never written.
+    text = write(step.output, value)
+    read(step.output, text)  # What nobody could read again is never written.
     return text
 
 

@@ -14,6 +14,7 @@ from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, decode
 from coordinator.sagas.log import Loaded, Signal
+from coordinator.sagas.values import read, write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class SagaRun:
 
 def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
     """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock."""
-    values: dict[str, Any] = {REQUEST: None if saga.input is None else saga.input.validate_json(loaded.input)}
+    values: dict[str, Any] = {REQUEST: None if saga.input is None else read(saga.input, loaded.input)}
     state, consumed, freed = SagaState(), set[int](), None
     for text in loaded.events:
         event, output, signal = decode(text)
@@ -94,7 +95,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         if '"o":' in text and not isinstance(event, Skipped):
             adapter = saga.steps[event.step].output  # type: ignore[union-attr]  # What has an output has a step.
             # As JSON again: a strict type takes from it what it would not take from a plain value.
-            values[event.step] = output if adapter is None else adapter.validate_json(to_json(output))  # type: ignore[union-attr]
+            values[event.step] = output if adapter is None else read(adapter, to_json(output))  # type: ignore[union-attr]
         elif isinstance(event, Skipped):
             values.setdefault(event.step, None)
     if loaded.doubtful:
@@ -120,13 +121,21 @@ def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
             raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
         return b"null", None
     try:
-        checked = saga.input.validate_python(value)
-        text = saga.input.dump_json(checked)
+        text = write(saga.input, saga.input.validate_python(value))
+        checked = read(saga.input, text)  # As whoever goes on with it has it; what nobody could read is never written.
     except ValueError as wrong:
         raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong
     if len(text) > limits.SAGA_INPUT_BYTES_MAX:
         raise Refused(f"an input of {len(text)} bytes is above the limit of {limits.SAGA_INPUT_BYTES_MAX}")
     return text, checked
+
+
+def same_input(saga: Saga, value: Any, stands: Loaded | None) -> bool:
+    """Whether the saga that *stands* has this input after all: equal values may be written in another order."""
+    try:
+        return stands is not None and saga.input is not None and bool(read(saga.input, stands.input) == value)
+    except ValueError:
+        return False
 
 
 def check_key(key: str | None) -> None:

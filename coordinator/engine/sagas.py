@@ -17,7 +17,7 @@ from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, Halted
 from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_parking import Parking
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, check_key, input_of, restored
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, check_key, input_of, restored, same_input
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_waits import waited_for
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
@@ -41,6 +41,7 @@ from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, encode
 from coordinator.sagas.log import Loaded, NewSaga, SagaLog, Standing
+from coordinator.sagas.values import read
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class SagaEngine:
         )
         losses = self.ownership.losses
         standing = await self._started(new)
-        if standing.fingerprint != new.fingerprint:
+        if standing.fingerprint != new.fingerprint and not same_input(saga, value, await self.log.load(standing.gid)):
             raise KeyReused(
                 f"saga {saga.name!r} with key {key!r} is {standing.gid}, with another input", gid=standing.gid
             )
@@ -268,9 +269,7 @@ class SagaEngine:
             run.values.setdefault(event.step, None)
         elif output is not None or isinstance(event, Done):
             step = run.saga.steps[event.step]  # type: ignore[union-attr]  # What has an output has a step.
-            run.values[step.name] = (
-                None if output is None or step.output is None else step.output.validator.validate_json(output)
-            )
+            run.values[step.name] = None if output is None or step.output is None else read(step.output, output)
         if state.phase is Phase.BACKWARD and was is not Phase.BACKWARD:
             run.hurry()  # What rests is not to be tried again, but given up.
         if was is Phase.PARKED:

@@ -28,6 +28,7 @@ from coordinator import limits
 from coordinator.errors import InvalidDefinition
 from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
 from coordinator.sagas import drawing
+from coordinator.sagas.values import read
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = RESERVED
@@ -125,7 +126,7 @@ class StepDefinition:
         """Whether *text* (JSON) is of the type of its output, so that it can be read again."""
         assert self.output is not None, "an action and a signal have a type"
         try:
-            self.output.validate_json(text)
+            read(self.output, text)
         except ValueError:
             return False
         return True
@@ -310,10 +311,7 @@ class Saga:
 
 
 def _with_order(saga: str, steps: Sequence[StepDefinition]) -> list[StepDefinition]:
-    """Each after the one before it, where it does not say after which it comes.
-
-    They are copies: a step may be part of several sagas, in another place of each.
-    """
+    """Each after the one before it, where it does not say after which it comes. (Copies: several may have a step.)"""
     listed: list[StepDefinition] = []
     for each in steps:
         if not isinstance(each, StepDefinition):

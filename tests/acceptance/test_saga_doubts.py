@@ -4,9 +4,10 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic.alias_generators import to_camel
 
-from coordinator import Coordinator, InDoubt, InvalidDefinition, Refused, Unavailable
+from coordinator import Coordinator, InDoubt, InvalidDefinition, KeyReused, Refused, Unavailable
 from coordinator.errors import Compensated
 from coordinator.protocol.saga import Phase
 from coordinator.sagas.definition import Saga, await_signal, sleep, step
@@ -103,6 +104,26 @@ async def test_a_key_that_stands_for_a_saga_of_an_earlier_version_finds_it(journ
             await handle.skip("come", "it is of the other version")
 
 
+async def test_equal_inputs_are_one_however_they_are_written(coordinator, world):
+    async def pack(request: dict[str, set[str]]) -> int:
+        return len(request)
+
+    saga = Saga("pack", step(pack))
+    begun = await coordinator.start(saga, {"a": {"x", "y", "z"}, "b": set()}, key="1")
+    again = await coordinator.start(saga, {"b": [], "a": ["z", "y", "x"]}, key="1")
+    assert again.gid == begun.gid
+    with pytest.raises(KeyReused):
+        await coordinator.start(saga, {"a": {"x", "y"}, "b": set()}, key="1")
+
+
+async def test_an_input_that_nobody_could_read_again_is_refused(coordinator, world):
+    async def measure(request: float) -> int:
+        return 1
+
+    with pytest.raises(InvalidDefinition, match="the input of saga 'measure' is of another type"):
+        await coordinator.start(Saga("measure", step(measure)), float("inf"))
+
+
 class Strict(BaseModel):
     """Takes no text for a time, but out of JSON."""
 
@@ -119,6 +140,25 @@ async def test_an_output_is_read_again_as_it_was_written_and_what_nobody_could_r
 
     outcome = await coordinator.run(Saga("strict", step(stamp), sleep("nap", 0.05), step(year)))
     assert outcome.outputs["year"] == 2026
+
+    class Named(BaseModel):
+        """Known to others by an alias, and with something that it works out."""
+
+        model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+        account_id: int
+
+        @computed_field
+        def twice(self) -> int:
+            return 2 * self.account_id
+
+    async def rename(request: Named) -> Named:
+        return Named(accountId=request.account_id + 1)
+
+    async def told(request: Named, rename: Named) -> int:
+        return request.account_id + rename.account_id
+
+    outcome = await coordinator.run(Saga("named", step(rename), sleep("nap", 0.05), step(told)), {"accountId": 3})
+    assert outcome.outputs["told"] == 7
 
     async def lies() -> int:
         return "many"  # type: ignore[return-value]  # What this is about.

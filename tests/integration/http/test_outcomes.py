@@ -66,6 +66,16 @@ async def test_requests_are_signed_and_say_what_they_are_about():
     assert "cookie" not in headers
 
 
+async def test_calls_of_a_service_reuse_its_connection_also_after_a_refusal():
+    answers = Answers((200, {}, b"1"), (409, {}, REASON), (200, {}, b"3"))
+    async with serving(answers) as port, service(port) as payments:
+        await payments.send("/charge", b"{}", DELIVERY)
+        with pytest.raises(Refused):
+            await payments.send("/charge", b"{}", DELIVERY)
+        await payments.send("/charge/undo", b"{}", DELIVERY)
+    assert len({scope["client"] for scope, _ in answers.requests}) == 1
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("7", 7.0), ("0", 0.0), ("99999999999", 300.0), ("-3", None), ("soon", None), ("1e3", None)],
