@@ -31,9 +31,9 @@ AT_ONCE = 3
 class Stage:
     """The service in a process of its own, its books, the orders, and a coordinator that survives."""
 
-    def __init__(self, database, payments, orders, books, coordinator):
+    def __init__(self, database, payments, orders, books):
         self.database, self.payments = database, payments
-        self.orders, self.books, self.coordinator = orders, books, coordinator
+        self.orders, self.books, self.coordinator = orders, books, None
 
     async def open_account(self, account, *, permitted=True):
         """Some money in it; and a permission to order, without which the database says no."""
@@ -70,9 +70,10 @@ class Stage:
 
         assert await until(waiting, WITHIN_S) is not None
 
-    async def owed(self):
-        """How many decisions are owed something."""
-        return await self.orders.fetchval("SELECT count(*) FROM unanimity.decisions WHERE done_at IS NULL")
+    async def nothing_owed(self):
+        """Whether every decision is carried out, and nothing is prepared."""
+        query = "SELECT count(*) FROM unanimity.decisions WHERE done_at IS NULL"
+        return not await self.orders.fetchval(query) and not await self.prepared()
 
     async def prepared(self):
         """Branches in the orders' database whose end is still owed."""
@@ -81,14 +82,14 @@ class Stage:
 
 @asynccontextmanager
 async def staged(postgres, name):
+    """The two databases, and the service; without a coordinator yet."""
     database, ledger = await postgres.create_database(name), await postgres.create_database(f"{name}_ledger")
     payments = Payments(ledger)
     await payments.start()
     orders, books = await asyncpg.connect(database), await asyncpg.connect(ledger)
     try:
         await orders.execute(TABLES)
-        async with coordinating(database, payments.port) as coordinator:
-            yield Stage(database, payments, orders, books, coordinator)
+        yield Stage(database, payments, orders, books)
     finally:
         await orders.close()
         await books.close()
@@ -98,7 +99,10 @@ async def staged(postgres, name):
 @pytest.fixture(scope="module")
 async def stage(postgres):
     """One stage for all cells: what one leaves over fails the last test."""
-    async with staged(postgres, "tcc_http") as built:
+    async with (
+        staged(postgres, "tcc_http") as built,
+        coordinating(built.database, built.payments.port) as built.coordinator,
+    ):
         yield built
 
 
@@ -141,18 +145,22 @@ async def test_a_fault_in_this_process_breaks_no_promise(stage, scenario, cell, 
         assert found == ENDS[scenario]
 
 
+async def child(stage, scenario, cell, account=""):
+    """A process that is killed; what ended it."""
+    command = [sys.executable, "-m", "tests.acceptance.tcc_child", scenario, cell, account, str(stage.payments.port)]
+    environment = {**os.environ, "COORDINATOR_POSTGRES_URL": stage.database}
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    return await process.wait()
+
+
 @pytest.fixture(scope="module")
 async def killed(stage):
     """A process killed in every cell of every scenario, a few at a time; the stage's own recovers all of them."""
     at_once, results = asyncio.Semaphore(AT_ONCE), {}
-    environment = {**os.environ, "COORDINATOR_POSTGRES_URL": stage.database}
 
     async def one(scenario, cell):
-        arguments = [scenario, cell, f"{scenario} {cell} kill", str(stage.payments.port)]
-        command = [sys.executable, "-m", "tests.acceptance.tcc_child", *arguments]
         async with at_once:
-            child = await asyncio.create_subprocess_exec(*command, env=environment)
-            results[scenario, cell] = await child.wait()
+            results[scenario, cell] = await child(stage, scenario, cell, f"{scenario} {cell} kill")
 
     for scenario, cell in KILLED:
         await stage.open_account(f"{scenario} {cell} kill", permitted=scenario != "cancelled after its vote")
@@ -165,6 +173,24 @@ async def test_a_coordinator_that_is_killed_leaves_both_or_neither(stage, killed
     """Another process finds its end, in its journal or at the service, and brings it about once."""
     assert killed[scenario, cell] == -9, "the process was not killed: the cell never fired"
     await stage.ends(f"{scenario} {cell} kill", ENDS[scenario])
+
+
+@pytest.mark.parametrize(
+    ("left", "cell", "recovers"), [("confirmed", Cell.BEFORE, "confirmed"), ("tried", Cell.AFTER, "cancelled in doubt")]
+)
+async def test_whoever_recovers_may_be_killed_at_it_too(postgres, left, cell, recovers):
+    """One process after the other dies on what the first has left; the last one brings it to the same end, once."""
+    async with staged(postgres, f"tcc_{left}") as stage:
+        accounts = [f"left {number}" for number in range(AT_ONCE)]
+        for account in accounts:
+            await stage.open_account(account)
+        assert await asyncio.gather(*(child(stage, left, cell, account) for account in accounts)) == [-9] * AT_ONCE
+        for where in Cell:
+            assert await child(stage, recovers, where) == -9, f"it was not killed: {where} never fired"
+        async with coordinating(stage.database, stage.payments.port):
+            for account in accounts:
+                await stage.ends(account, ENDS[left])
+            assert await until(stage.nothing_owed, WITHIN_S) is not None
 
 
 CALLS = {"try": UNPAID, "confirm": PAID, "cancel": UNPAID}
@@ -252,11 +278,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again(stage, call):
 
 async def test_nothing_is_left_over(stage, killed):
     """No hold, no prepared branch, no record that is owed something, and no money from nowhere."""
-
-    async def nothing():
-        return not await stage.owed() and not await stage.prepared()
-
-    assert await until(nothing, WITHIN_S) is not None
+    assert await until(stage.nothing_owed, WITHIN_S) is not None
     assert await stage.books.fetchval("SELECT count(*) FROM holds") == 0
     charges = await stage.books.fetchval("SELECT count(*) FROM charges")
     assert charges == await stage.orders.fetchval("SELECT count(*) FROM orders")
