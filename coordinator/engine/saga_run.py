@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from coordinator import limits
@@ -82,8 +83,11 @@ class SagaRun:
 
 
 def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
-    """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock."""
-    values: dict[str, Any] = {REQUEST: None if saga.input is None else read(saga.input, loaded.input)}
+    """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock.
+
+    Raises `InvalidDefinition` where this code cannot read what an earlier one has kept.
+    """
+    values: dict[str, Any] = {REQUEST: None if saga.input is None else _kept(saga.input, loaded, "input", loaded.input)}
     state, consumed, freed = SagaState(), set[int](), None
     for text in loaded.events:
         event, output, signal = decode(text)
@@ -95,7 +99,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         if '"o":' in text and not isinstance(event, Skipped):
             adapter = saga.steps[event.step].output  # type: ignore[union-attr]  # What has an output has a step.
             # As JSON again: a strict type takes from it what it would not take from a plain value.
-            values[event.step] = output if adapter is None else read(adapter, to_json(output))  # type: ignore[union-attr]
+            values[event.step] = output if adapter is None else _kept(adapter, loaded, event.step, to_json(output))  # type: ignore[union-attr]
         elif isinstance(event, Skipped):
             values.setdefault(event.step, None)
     if loaded.doubtful:
@@ -112,6 +116,17 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         freed=freed,
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )
+
+
+def _kept(kind: TypeAdapter[Any], loaded: Loaded, what: str, text: str | bytes) -> Any:
+    try:
+        return read(kind, text)
+    except ValueError as unreadable:
+        raise InvalidDefinition(
+            f"saga {loaded.gid} cannot be gone on with here: its {what!r} was kept as another type than "
+            f"{loaded.definition} has by now. Give the changed definition another version, and register both",
+            gid=loaded.gid,
+        ) from unreadable
 
 
 def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:

@@ -150,7 +150,7 @@ class Sagas:
             pause_s = min(_LOOK_MAX_S, 1.5 * pause_s)
 
     async def outcome(self, gid: str, saga: Saga) -> SagaOutcome:
-        """Where it stands, by its log. Raises `InDoubt` where nobody here has the definition that it is pinned to."""
+        """Where it stands, by its log. Raises `InDoubt` where the definition that it is pinned to is not here."""
         loaded = await self.engine.log.load(gid)
         if loaded is None:
             raise Refused(f"there is no saga {gid}", gid=gid)
@@ -161,7 +161,10 @@ class Sagas:
                 "has it, or register it here too",
                 gid=gid,
             )
-        return restored(pinned, loaded, now_s=self.clock.monotonic_s()).outcome()
+        try:
+            return restored(pinned, loaded, now_s=self.clock.monotonic_s()).outcome()
+        except InvalidDefinition as unreadable:
+            raise InDoubt(str(unreadable), gid=gid) from unreadable
 
     def _pinned(self, saga: Saga, loaded: Loaded) -> Saga:
         """The definition that it began with, where it is here: the caller may have a later one by now."""

@@ -11,7 +11,7 @@ from coordinator import Coordinator, InDoubt, InvalidDefinition, KeyReused, Refu
 from coordinator.errors import Compensated
 from coordinator.protocol.saga import Phase
 from coordinator.sagas.definition import Saga, await_signal, sleep, step
-from tests.acceptance.test_sagas import QUICK, coordinator, journal, phase, world
+from tests.acceptance.test_sagas import QUICK, SETTINGS, coordinator, journal, phase, world
 
 __all__ = ["coordinator", "journal", "world"]
 
@@ -102,6 +102,28 @@ async def test_a_key_that_stands_for_a_saga_of_an_earlier_version_finds_it(journ
         assert (await handle.result()).completed
         with pytest.raises(Refused, match="visit@1 has no step 'come'"):
             await handle.skip("come", "it is of the other version")
+
+
+async def test_what_was_kept_as_another_type_waits_for_code_that_can_read_it_and_holds_up_nobody(journal, world):
+    async def one() -> int:
+        return 1
+
+    async def many() -> list[int]:
+        return [1]
+
+    def saga(first):
+        return Saga("typed", step(first, name="first"), sleep("nap", 0.3), version="1")
+
+    async with Coordinator(journal=journal, sagas=[saga(one)], settings=SETTINGS) as before:
+        await before.start(saga(one), key="1")
+    async with Coordinator(journal=journal, sagas=[saga(many)], settings=SETTINGS) as changed:
+        with pytest.raises(InDoubt, match="its 'first' was kept as another type than typed@1 has by now"):
+            await (await changed.attach(saga(many), "1")).result()
+        assert (await changed.run(saga(many))).completed
+        await asyncio.sleep(0.5)  # It has awoken here.
+        assert (await changed.run(saga(many))).completed
+    async with Coordinator(journal=journal, sagas=[saga(one)], settings=SETTINGS) as again:
+        assert (await again.run(saga(one), key="1")).outputs["first"] == 1
 
 
 async def test_equal_inputs_are_one_however_they_are_written(coordinator, world):
