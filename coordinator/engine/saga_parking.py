@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.alerts import AlertKind
-from coordinator.engine.ownership import Ownership
 from coordinator.engine.saga_run import SagaRun
 from coordinator.engine.saga_signals import word
 from coordinator.ports import Alerts
@@ -18,20 +17,18 @@ from coordinator.sagas.log import Signal
 
 @dataclass(slots=True, kw_only=True)
 class Parking:
-    """Raises and closes it, as long as the saga is this process'."""
+    """Raises and closes it, under the lease that the saga was taken up under: not once another process has it."""
 
     alerts: Alerts
-    ownership: Ownership
 
     async def begins(self, run: SagaRun) -> None:
         """It waits: one alert is open, whether or not there was one before."""
         detail = f"{run.saga.name}: {run.state.reason}"
-        await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, detail, under=self.ownership.lease)
+        await self.alerts.raise_alert(Gid(run.gid), AlertKind.PARKED_SAGA, detail, under=run.lease)
 
     async def ends(self, run: SagaRun, sent: Sequence[Signal]) -> None:
         """It goes on because of the word that let it out; *sent* has it. Who said it and why is kept with the alert."""
         said = next(word(signal) for signal in sent if signal.id == run.freed)
         reason = said.why or "no reason was given"
-        await self.alerts.resolve_alert(
-            Gid(run.gid), AlertKind.PARKED_SAGA, by=said.by, reason=reason, under=self.ownership.lease
-        )
+        gid = Gid(run.gid)
+        await self.alerts.resolve_alert(gid, AlertKind.PARKED_SAGA, by=said.by, reason=reason, under=run.lease)

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition, Refused
+from coordinator.ports import Lease
 from coordinator.protocol.saga import Phase, SagaState, Skipped, doubted, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
@@ -62,6 +63,8 @@ class SagaRun:
     """What cuts the pauses short that are made now."""
     told: bool = False
     """Whether a signal was sent to it here, and has not been read."""
+    lease: Lease | None = None
+    """Under which it was taken up here."""
     freed: int | None = None
     """The id of the signal that let it go on where it was last parked."""
     waiters: list["asyncio.Future[SagaOutcome]"] = field(default_factory=list)
@@ -82,10 +85,11 @@ class SagaRun:
         return SagaOutcome(gid=self.gid, phase=self.state.phase, outputs=outputs, reason=self.state.reason)
 
 
-def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
+def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = None) -> SagaRun:
     """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock.
 
-    Raises `InvalidDefinition` where this code cannot read what an earlier one has kept.
+    *lease*: the one that it is driven under, where it is to be driven. Raises `InvalidDefinition` where this code cannot
+    read what an earlier one has kept.
     """
     values: dict[str, Any] = {REQUEST: None if saga.input is None else _kept(saga.input, loaded, "input", loaded.input)}
     state, consumed, freed = SagaState(), set[int](), None
@@ -113,6 +117,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float) -> SagaRun:
         position=len(loaded.events),
         term=loaded.reigns,
         consumed=consumed,
+        lease=lease,
         freed=freed,
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )

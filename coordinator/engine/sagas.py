@@ -75,7 +75,7 @@ class SagaEngine:
     def __post_init__(self) -> None:
         """The sagas that run are those that listen, and what they rest between is what they listen in."""
         self.listening = Listening(log=self.log, clock=self.clock, running=self.running)
-        self.parking = Parking(alerts=self.alerts, ownership=self.ownership)
+        self.parking = Parking(alerts=self.alerts)
         self.calls.rest = self._rest
 
     def register(self, saga: Saga) -> None:
@@ -118,7 +118,7 @@ class SagaEngine:
             )
         if not standing.ours or self.ownership.losses != losses:
             return standing.gid, None  # Begun by another one, or by us under a lease that is lost: adopted by now.
-        run = SagaRun(saga, standing.number, gid, {REQUEST: value})
+        run = SagaRun(saga, standing.number, gid, {REQUEST: value}, lease=self.ownership.lease)
         if saga.deadline_s is not None:
             run.deadline_s = self.clock.monotonic_s() + saga.deadline_s
         self._drive_in_task(run)
@@ -340,7 +340,8 @@ class SagaEngine:
         if loaded.number in self._broken:
             self._broken.remove(loaded.number)
             loaded = replace(loaded, doubtful=True)
-        run = restored(self.definitions[loaded.definition], loaded, now_s=self.clock.monotonic_s())
+        definition, lease = self.definitions[loaded.definition], self.ownership.lease
+        run = restored(definition, loaded, now_s=self.clock.monotonic_s(), lease=lease)
         if run.state.ended:
             return
         self.recovered += 1

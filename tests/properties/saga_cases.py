@@ -44,6 +44,10 @@ PLANS: dict[str, tuple[str, Plan]] = {
     "down for long": ("compensated", _plan(_undoable(), _undoable(0, answers=_DOWN))),
     "tried again": ("completed", _plan(_undoable(answers=_DONE), _undoable(0, answers=("timeout, not done", "ok")))),
     "an undoing is stuck": ("parked", _plan(_undoable(undo=_DOWN), StepPlan((0,), answers=_REFUSED))),
+    "an undoing is stuck, and resumed": (
+        "compensated",
+        replace(_plan(_undoable(undo=_DOWN), StepPlan((0,), answers=_REFUSED)), resumes=True),
+    ),
     "behind the pivot": ("parked", _plan(_undoable(), StepPlan((0,), pivot=True), StepPlan((1,), answers=_REFUSED))),
     "a nap": ("completed", _plan(_undoable(), StepPlan((0,), nap_s=3.0), _undoable(1, answers=("twice",)))),
     "asked in vain, and called off": (

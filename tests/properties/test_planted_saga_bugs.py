@@ -222,6 +222,11 @@ def alert_left_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Parking, "ends", lambda *_: asyncio.sleep(0))
 
 
+def alert_of_a_saga_that_is_another_one_s(patch: pytest.MonkeyPatch) -> None:
+    """A process that was replaced, and does not know it yet, raises and closes alerts as before."""
+    patch.setattr("coordinator.journal.memory.MemoryAlerts._holds", lambda *_: True)
+
+
 def alert_closed_only_by_who_wrote_it(patch: pytest.MonkeyPatch) -> None:
     """A successor does not close what its predecessor died before closing."""
     restored = sagas.restored
@@ -267,6 +272,7 @@ BUGS: dict[str, Patch] = {
     "driven on under another lease": driven_on_under_another_lease,
     "parked in silence": parked_in_silence,
     "alert left open": alert_left_open,
+    "alert of a saga that is another one's": alert_of_a_saga_that_is_another_one_s,
     "alert closed only by who wrote it": alert_closed_only_by_who_wrote_it,
     "parked ones deaf to being called off": parked_ones_deaf_to_being_called_off,
 }
