@@ -88,8 +88,8 @@ class SagaRun:
 def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = None) -> SagaRun:
     """The run of a saga as its log has it, *doubtful* or not. *now_s*: this process' monotonic clock.
 
-    *lease*: the one that it is driven under, where it is to be driven. Raises `InvalidDefinition` where this code cannot
-    read what an earlier one has kept.
+    *lease*: the one that it is driven under, if it is. Raises `InvalidDefinition` where this code cannot read what an
+    earlier one has kept.
     """
     values: dict[str, Any] = {REQUEST: None if saga.input is None else _kept(saga.input, loaded, "input", loaded.input)}
     state, consumed, freed = SagaState(), set[int](), None
