@@ -98,6 +98,8 @@ STEP_TIMEOUT_S = 30.0
 SAGA_PARALLEL_MAX = 16
 SAGA_ADOPT_MAX = 500
 SAGA_INPUT_BYTES_MAX = 1024 * 1024
+SAGA_OUTPUT_BYTES_MAX = 1024 * 1024
+SAGA_SIGNAL_BYTES_MAX = 1024 * 1024
 SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
 # At each look, so many of the sagas that run are asked about: with ten thousand, each has its turn in about a second.

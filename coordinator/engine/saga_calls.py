@@ -238,11 +238,15 @@ def _stored(step: StepDefinition, value: Any) -> bytes | None:
     assert step.output is not None, "an action's output has a type"
     text = write(step.output, value)
     read(step.output, text)  # What nobody could read again is never written.
+    if len(text) > limits.SAGA_OUTPUT_BYTES_MAX:
+        raise InDoubt(f"an output of {len(text)} bytes is above the limit of {limits.SAGA_OUTPUT_BYTES_MAX}")
     return text
 
 
 def _said(failure: BaseException) -> str:
-    return (str(failure) or type(failure).__name__)[: limits.ANSWER_CHARACTERS_MAX]
+    """What it says, without the characters that a database has no room for."""
+    said = (str(failure) or type(failure).__name__)[: limits.ANSWER_CHARACTERS_MAX]
+    return said.replace("\0", "?").encode(errors="replace").decode()
 
 
 _POINTS = {"action": "saga.run", "compensation": "saga.undo", "status": "saga.ask"}

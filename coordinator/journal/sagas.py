@@ -190,14 +190,19 @@ class PostgresSagas:
 def _started_json(saga: NewSaga) -> str:
     return (
         f'{{"gid":{dumps(saga.gid)},"name":{dumps(saga.name)},"definition":{dumps(saga.definition)},'
-        f'"key":{dumps(saga.key)},"fingerprint":"{saga.fingerprint}","input":{saga.input},'
+        f'"key":{dumps(saga.key)},"fingerprint":"{saga.fingerprint}",{_json("input", saga.input)},'
         f'"deadline_s":{dumps(saga.deadline_s)}}}'
     )
 
 
 def _appended_json(item: _Append) -> str:
     number, position, event, final = item
-    return f'{{"number":{number},"position":{position},"event":{event},"final":{"true" if final else "false"}}}'
+    told = _json("event", event)
+    return f'{{"number":{number},"position":{position},{told},"final":{"true" if final else "false"}}}'
+
+
+def _json(name: str, text: str) -> str:
+    return f'"escaped":{dumps(text)}' if "\\u" in text else f'"{name}":{text}'
 
 
 def _array(items: Iterable[str]) -> str:

@@ -1,20 +1,22 @@
 -- flush --
 -- Sagas that begin and things that happened, written only while we hold our term: its row is locked, so that a takeover
--- waits until they are durable. (As JSON: the driver spends twice the time of this statement on checking arrays.)
+-- waits until they are durable. (As JSON: the driver spends twice the time of this statement on checking arrays. What has
+-- escapes in it comes as text: the server would read them, and cannot read all that may stand in a json column.)
 WITH held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), started AS (
     INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
-    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, coalesce(s.input, 'null'), held.owner, held.term,
+    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, coalesce(s.escaped::json, s.input, 'null'), held.owner, held.term,
            now() + make_interval(secs => s.deadline_s)
     FROM held, json_to_recordset($3)
-        AS s (gid text, name text, definition text, key text, fingerprint text, input json, deadline_s float8)
+        AS s (gid text, name text, definition text, key text, fingerprint text, input json, escaped text,
+              deadline_s float8)
     ON CONFLICT DO NOTHING
     RETURNING gid, number
 ), appended AS (
     INSERT INTO unanimity.saga_events (number, position, event, final)
-    SELECT e.number, e.position, e.event, e.final
-    FROM held, json_to_recordset($4) AS e (number bigint, position integer, event json, final boolean)
+    SELECT e.number, e.position, coalesce(e.escaped::json, e.event), e.final
+    FROM held, json_to_recordset($4) AS e (number bigint, position integer, event json, escaped text, final boolean)
     ON CONFLICT DO NOTHING
     RETURNING 1
 )

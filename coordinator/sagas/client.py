@@ -129,7 +129,10 @@ class Sagas:
 
     async def send(self, gid: str, name: str, payload: Any) -> None:
         """Send a signal of a step. Raises `Refused` where the saga has ended, or never was."""
-        if not await self.engine.log.send(gid, name, to_json(payload).decode()):
+        text = to_json(payload)
+        if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):
+            raise Refused(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)
+        if not await self.engine.log.send(gid, name, text.decode()):
             raise Refused(f"saga {gid} has ended, or never was: nobody hears {name!r}", gid=gid)
         self.engine.listening.nudge(gid)
 

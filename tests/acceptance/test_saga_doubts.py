@@ -138,6 +138,33 @@ async def test_equal_inputs_are_one_however_they_are_written(coordinator, world)
         await coordinator.start(saga, {"a": {"x", "y"}, "b": set()}, key="1")
 
 
+async def test_what_a_database_has_no_room_for_is_said_all_the_same(coordinator, world):
+    async def nul() -> str:
+        return "a\0b"
+
+    async def fail() -> None:
+        raise RuntimeError("no\0way \ud800")
+
+    async def refuse(nul: str) -> None:
+        raise Refused(nul)
+
+    saga = Saga("nul", step(nul, compensate=fail, undo_retry=QUICK), sleep("nap", 0.05), step(refuse))
+    handle = await coordinator.start(saga)
+    await phase(handle, Phase.PARKED, "nul: its compensation failed 3 times: no?way ?")
+    assert (await handle.outcome()).outputs["nul"] == "a\0b"
+
+
+async def test_what_is_too_large_is_refused(coordinator, world):
+    async def much() -> str:
+        return "x" * 2_000_000
+
+    with pytest.raises(Compensated, match="an output of 2000002 bytes is above the limit of 1048576"):
+        await coordinator.run(Saga("much", step(much, retry=QUICK)))
+    handle = await coordinator.start(Saga("deaf", await_signal("go")))
+    with pytest.raises(Refused, match="a signal of 2000002 bytes is above the limit"):
+        await handle.signal("go", "x" * 2_000_000)
+
+
 async def test_an_input_that_nobody_could_read_again_is_refused(coordinator, world):
     async def measure(request: float) -> int:
         return 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -170,6 +171,20 @@ async def test_a_refused_append_costs_those_nothing_that_share_its_write(a):
     assert told[1] is None
     assert told[2].gid == fresh.gid
     assert list((await a.log.load(new.gid)).events) == [DONE]
+
+
+async def test_whatever_json_can_hold_is_kept_and_read_again(a):
+    """Also what the database could not take for text: a NUL, half a surrogate pair."""
+    odd = [r'"a\u0000b"', r'"\ud800"', r'"\u00fc"', r'"\\u0000"', '"ü"']
+    begun = [new_saga() for _ in odd]
+    begun = [replace(new, input=text) for new, text in zip(begun, odd, strict=True)]
+    stand = await asyncio.gather(*(a.log.start(new) for new in begun))
+    events = [f'{{"t":"done","s":"pay","o":{text}}}' for text in odd]
+    await asyncio.gather(*(a.log.append(each.number, 0, event) for each, event in zip(stand, events, strict=True)))
+    for new, event in zip(begun, events, strict=True):
+        loaded = await a.log.load(new.gid)
+        assert (loaded.input, list(loaded.events)) == (new.input, [event])
+    await a.log.append(stand[0].number, 0, events[0])  # Repeated: it finds itself.
 
 
 async def test_it_sleeps_until_its_time(a, b, place):
