@@ -10,8 +10,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from coordinator import Coordinator, Park, Parked, doctor
+from coordinator import Coordinator, Park, Parked, Unavailable, doctor
 from coordinator.gids import new_gid
+from coordinator.protocol.saga import Phase
+from coordinator.sagas import Attempts, Saga, await_signal, step
 from coordinator.schema import apply
 from examples.social_post.observer import until
 from examples.social_post.promises import SETTINGS
@@ -95,6 +97,69 @@ async def test_a_branch_that_is_older_than_the_journal_is_decided(run, connectio
         assert "prepared" in await run("in-doubt", OLD)
     assert await connection.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()") == 0
     assert await connection.fetchval("SELECT count(*) FROM posts") == 0
+
+
+class Bank:
+    """Charges and refunds that fail for as often as it is told."""
+
+    def __init__(self, *, charge=0, refund=0):
+        self.fails, self.calls = {"charge": charge, "refund": refund}, []
+
+    def answer(self, name):
+        """One call."""
+        self.calls.append(name)
+        self.fails[name] -= 1
+        if self.fails[name] >= 0:
+            raise Unavailable(f"{name}: the bank is closed")
+
+    def saga(self):
+        """It is charged, with an hour between two attempts, and then waits; its refund is tried once."""
+
+        async def charge() -> None:
+            self.answer("charge")
+
+        async def refund() -> None:
+            self.answer("refund")
+
+        hourly, once = Attempts(at_most=2, backoff_s=3600, backoff_max_s=3600), Attempts(at_most=1)
+        charged = step(charge, compensate=refund, retry=hourly, undo_retry=once)
+        return Saga("order", charged, await_signal("shipped"), version="1")
+
+
+async def test_a_saga_is_tried_again_called_off_resumed_and_skipped(run, connection, database):
+    """Each of the four words, where the page says that it helps; and its alert is open for as long as it is parked."""
+    bank = Bank(charge=1, refund=2)
+    saga = bank.saga()
+
+    async def parked():
+        return await connection.fetchval(
+            "SELECT count(*) = 1 AND bool_and(owner = '' AND wake_at IS NULL)"
+            " FROM unanimity.alerts JOIN unanimity.sagas USING (gid) WHERE resolved_at IS NULL"
+        )
+
+    async def called(*calls):
+        return bank.calls == list(calls)
+
+    async with Coordinator(journal=database, sagas=[saga], settings=SETTINGS) as running:
+        handle = await running.start(saga)
+        assert await until(lambda: called("charge"), WITHIN_S) is not None
+        await run("saga-retry", handle.gid)
+        assert await until(lambda: called("charge", "charge"), WITHIN_S) is not None
+        await run("saga-cancel", handle.gid)
+        assert await until(parked, WITHIN_S) is not None
+        assert (await run("sagas", handle.gid)).count(handle.gid) >= 1
+        await run("saga-resume", handle.gid)
+        assert await until(lambda: called("charge", "charge", "refund", "refund"), WITHIN_S) is not None
+        assert await until(parked, WITHIN_S) is not None
+        await run("saga-skip", handle.gid)
+
+        async def undone():
+            return (await handle.outcome()).phase is Phase.COMPENSATED
+
+        assert await until(undone, WITHIN_S) is not None
+    assert bank.calls == ["charge", "charge", "refund", "refund"]
+    assert await connection.fetchval("SELECT count(*) FROM unanimity.alerts WHERE resolved_at IS NULL") == 0
+    assert await connection.fetchval("SELECT resolved_by FROM unanimity.alerts") == "ann"
 
 
 async def test_what_was_given_up_is_delivered_or_discarded(run, connection, database, kafka, topic):
