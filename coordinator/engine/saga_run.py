@@ -161,8 +161,11 @@ def same_input(saga: Saga, value: Any, stands: Loaded | None) -> bool:
 def check_key(key: str | None) -> None:
     """What the log could not store would cost those that share its write theirs."""
     try:
-        storable = key is None or b"\0" not in key.encode()
+        text = (key or "").encode()
     except UnicodeEncodeError:
-        storable = False
-    if not storable:
-        raise InvalidDefinition(f"a key is text without NUL and lone surrogates: {key!r}")
+        text = b"\0"
+    if b"\0" in text or len(text) > limits.SAGA_KEY_BYTES_MAX:
+        raise InvalidDefinition(
+            f"a key is text of at most {limits.SAGA_KEY_BYTES_MAX} bytes, without NUL and lone surrogates: "
+            f"{(key or '')[:100]!r}"
+        )

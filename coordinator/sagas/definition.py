@@ -247,8 +247,8 @@ class Saga:
         return drawing.svg(self._picture())
 
     def _check_bounds(self) -> None:
-        if not self.name.isprintable() or not self.name:
-            raise InvalidDefinition(f"a saga has a name, of printable characters: {self.name!r}")
+        if not self.name.isprintable() or not 0 < len(self.name.encode()) <= limits.SAGA_NAME_BYTES_MAX:
+            raise InvalidDefinition(f"a saga has a name, of a few printable characters: {self.name!r}")
         if self.parallel < 1:
             raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
         if self.deadline_s is not None and not self.deadline_s > 0:
