@@ -31,6 +31,7 @@ from coordinator.errors import (
     VotedNo,
 )
 from coordinator.faults.history import History, Phase
+from coordinator.keys import check_key, check_name
 from coordinator.ports import Engine, Message, Work
 from coordinator.protocol.model import BranchName, Ending, Gid, Outcome, Recipe, Status, Transaction
 from coordinator.protocol.policy import FailurePolicy, Rollback
@@ -213,6 +214,8 @@ class Client:
         """
         if not name:
             raise InvalidDefinition("a transaction has a name: policies, figures and operators call it by it")
+        check_name(name)
+        check_key(key)
         if not deadline_s > 0:
             raise InvalidDefinition(f"deadline_s must be above zero, not {deadline_s}")
         configured = self.policies.get(name) or self.policies.get("default")

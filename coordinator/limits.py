@@ -70,6 +70,9 @@ BREAKER_REST_S = 2.0
 
 # Sizes. The identifier bound leaves room below Postgres' 200 bytes for prepared transaction ids.
 GID_BYTES_MAX = 120
+# Name and key together are an entry of an index, which has room for 2,700 bytes.
+NAME_BYTES_MAX = 500
+KEY_BYTES_MAX = 2_000
 MESSAGE_BYTES_MAX = 1024 * 1024
 MESSAGES_PER_TRANSACTION_MAX = 10_000
 BRANCHES_MAX = 16
@@ -98,9 +101,6 @@ STEP_TIMEOUT_S = 30.0
 SAGA_PARALLEL_MAX = 16
 SAGA_ADOPT_MAX = 500
 SAGA_INPUT_BYTES_MAX = 1024 * 1024
-# Name and key together are an entry of an index, which has room for 2,700 bytes.
-SAGA_NAME_BYTES_MAX = 500
-SAGA_KEY_BYTES_MAX = 2_000
 SAGA_OUTPUT_BYTES_MAX = 1024 * 1024
 SAGA_SIGNAL_BYTES_MAX = 1024 * 1024
 SAGA_STEPS_MAX = 100

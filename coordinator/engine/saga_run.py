@@ -156,16 +156,3 @@ def same_input(saga: Saga, value: Any, stands: Loaded | None) -> bool:
         return stands is not None and saga.input is not None and bool(read(saga.input, stands.input) == value)
     except ValueError:
         return False
-
-
-def check_key(key: str | None) -> None:
-    """What the log could not store would cost those that share its write theirs."""
-    try:
-        text = (key or "").encode()
-    except UnicodeEncodeError:
-        text = b"\0"
-    if b"\0" in text or len(text) > limits.SAGA_KEY_BYTES_MAX:
-        raise InvalidDefinition(
-            f"a key is text of at most {limits.SAGA_KEY_BYTES_MAX} bytes, without NUL and lone surrogates: "
-            f"{(key or '')[:100]!r}"
-        )

@@ -17,10 +17,11 @@ from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, Halted
 from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_parking import Parking
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, check_key, input_of, restored, same_input
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, input_of, restored, same_input
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_waits import waited_for
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
+from coordinator.keys import check_key
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import (
     Cancelled,

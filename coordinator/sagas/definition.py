@@ -26,6 +26,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
+from coordinator.keys import check_name
 from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
 from coordinator.sagas import drawing
 from coordinator.sagas.values import read
@@ -247,8 +248,9 @@ class Saga:
         return drawing.svg(self._picture())
 
     def _check_bounds(self) -> None:
-        if not self.name.isprintable() or not 0 < len(self.name.encode()) <= limits.SAGA_NAME_BYTES_MAX:
-            raise InvalidDefinition(f"a saga has a name, of a few printable characters: {self.name!r}")
+        if not self.name.isprintable() or not self.name:
+            raise InvalidDefinition(f"a saga has a name, of printable characters: {self.name!r}")
+        check_name(self.name)
         if self.parallel < 1:
             raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
         if self.deadline_s is not None and not self.deadline_s > 0:
