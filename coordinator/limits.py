@@ -105,6 +105,7 @@ SAGA_OUTPUT_BYTES_MAX = 1024 * 1024
 SAGA_SIGNAL_BYTES_MAX = 1024 * 1024
 SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
+SAGA_WAIT_MAX_S = 100 * 365 * 24 * 3600.0
 # At each look, so many of the sagas that run are asked about: with ten thousand, each has its turn in about a second.
 SAGAS_ASKED_MAX = 2500
 # A key that stands for an ended saga must outlive whoever may still ask for it again.

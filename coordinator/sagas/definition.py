@@ -188,7 +188,7 @@ def step(
 
 def sleep(name: str, seconds: float, *, after: Iterable[str] | str | None = None) -> StepDefinition:
     """A step that is done *seconds* after it was reached, whatever restarts meanwhile."""
-    if not seconds >= 0:
+    if not 0 <= seconds <= limits.SAGA_WAIT_MAX_S:
         raise InvalidDefinition(f"step {name!r} sleeps for {seconds} seconds")
     return StepDefinition(name=StepName(name), kind=Kind.SLEEP, after=_names(after), wait_s=seconds)
 
@@ -200,7 +200,7 @@ def await_signal(
 
     Without it *within* seconds the step is refused, and the saga is undone. (None waits for ever.)
     """
-    if within is not None and not within > 0:
+    if within is not None and not 0 < within <= limits.SAGA_WAIT_MAX_S:
         raise InvalidDefinition(f"step {name!r} waits for its signal for {within} seconds")
     made = StepDefinition(name=StepName(name), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name)
     made.output = _adapter(f"the signal {name!r}", Any if of is None else of)
@@ -253,8 +253,8 @@ class Saga:
         check_name(self.name)
         if self.parallel < 1:
             raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
-        if self.deadline_s is not None and not self.deadline_s > 0:
-            raise InvalidDefinition(f"saga {self.name!r}: deadline_s is above zero, not {self.deadline_s}")
+        if self.deadline_s is not None and not 0 < self.deadline_s <= limits.SAGA_WAIT_MAX_S:
+            raise InvalidDefinition(f"saga {self.name!r}: deadline_s is no time: {self.deadline_s}")
 
     def _picture(self) -> drawing.Picture:
         return drawing.Picture(
