@@ -106,6 +106,10 @@ SAGA_SIGNAL_BYTES_MAX = 1024 * 1024
 SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
 SAGA_WAIT_MAX_S = 100 * 365 * 24 * 3600.0
+# A saga that was lost with so many processes in a row is suspected of being what kills them. Another suspect is tried
+# when it has made progress, or has killed nobody for so long.
+SAGA_SUSPECT = 2
+SAGA_SUSPECT_S = 2.0
 # At each look, so many of the sagas that run are asked about: with ten thousand, each has its turn in about a second.
 SAGAS_ASKED_MAX = 2500
 # A key that stands for an ended saga must outlive whoever may still ask for it again.
@@ -116,6 +120,7 @@ SAGAS_FOUND_MAX = 10_000
 CALLS_IN_FLIGHT_MAX = 100
 CALLS_TOGETHER_S = 0.1
 
+assert SAGA_SUSPECT < ADOPTIONS_MAX, "what is suspected is tried alone before it is parked"
 assert STOP_WITHIN_S < 25.0, "stopping leaves time to exit before we are killed"
 assert STOP_WITHIN_S > DRAIN_LEAVES_S > ENGINE_LEAVES_S > RELAYS_LEAVE_S > PARTICIPANTS_LEAVE_S > RESIGNING_LEAVES_S > 0
 assert STOP_WITHIN_S - DRAIN_LEAVES_S > 2 * PARTICIPANT_CALL_S, "what is under way can end, if its participants answer"

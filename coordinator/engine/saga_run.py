@@ -1,6 +1,7 @@
 """One saga as this process runs it: its state, its outputs, and what is in flight of it here."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,13 @@ from pydantic_core import to_json
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition, Refused
+from coordinator.keys import check_key
 from coordinator.ports import Lease
 from coordinator.protocol.saga import Phase, SagaState, Skipped, doubted, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, decode
-from coordinator.sagas.log import Loaded, Signal
+from coordinator.sagas.log import Loaded, NewSaga, Signal
 from coordinator.sagas.values import read, write
 
 
@@ -132,6 +134,22 @@ def _kept(kind: TypeAdapter[Any], loaded: Loaded, what: str, text: str | bytes) 
             f"{loaded.definition} has by now. Give the changed definition another version, and register both",
             gid=loaded.gid,
         ) from unreadable
+
+
+def new_saga(saga: Saga, value: Any, *, key: str | None, gid: str) -> tuple[NewSaga, Any]:
+    """A saga to be begun, and its input as steps take it. Raises as `input_of` does, and for a key that is no text."""
+    text, checked = input_of(saga, value)
+    check_key(key)
+    new = NewSaga(
+        gid=gid,
+        name=saga.name,
+        definition=saga.identity,
+        key=key,
+        fingerprint=hashlib.sha256(text).hexdigest(),
+        input=text.decode(),
+        deadline_s=saga.deadline_s,
+    )
+    return new, checked
 
 
 def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:

@@ -5,7 +5,6 @@ time has come goes on with it. So does a successor with what a dead process left
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +16,11 @@ from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, Halted
 from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_parking import Parking
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, input_of, restored, same_input
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, new_saga, restored, same_input
 from coordinator.engine.saga_signals import hear
+from coordinator.engine.saga_suspects import Suspects
 from coordinator.engine.saga_waits import waited_for
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
-from coordinator.keys import check_key
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import (
     Cancelled,
@@ -66,6 +65,7 @@ class SagaEngine:
     """Those that stopping has let go of, and that are still ours."""
     _broken: set[int] = field(default_factory=set)
     """Those that a bug or a misconfiguration ended here while a step of theirs was under way."""
+    _suspects: Suspects = field(default_factory=Suspects)
     _tidy_at_s: float = 0.0
     _purge_at_s: float = 0.0
     _told: int = 0
@@ -100,17 +100,7 @@ class SagaEngine:
         if not self.ownership.holds:
             raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
         self.register(saga)
-        text, value = input_of(saga, value)
-        check_key(key)
-        new = NewSaga(
-            gid=gid,
-            name=saga.name,
-            definition=saga.identity,
-            key=key,
-            fingerprint=hashlib.sha256(text).hexdigest(),
-            input=text.decode(),
-            deadline_s=saga.deadline_s,
-        )
+        new, value = new_saga(saga, value, key=key, gid=gid)
         losses = self.ownership.losses
         standing = await self._started(new)
         if standing.fingerprint != new.fingerprint and not same_input(saga, value, await self.log.load(standing.gid)):
@@ -308,6 +298,11 @@ class SagaEngine:
                 if len(found) < limits.SAGA_ADOPT_MAX:
                     break
                 await self.listening.ask()
+        while self.ownership.holds and not self.stopping and self._suspects.are_cleared(self.clock.monotonic_s()):
+            await self._resume_all(found := await self.log.adopt(known, 1, suspects=True))
+            if not found:
+                break
+            await self._suspects.judge(self.running.get(found[0].gid), self.clock)
         now_s = self.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S

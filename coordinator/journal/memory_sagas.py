@@ -103,13 +103,15 @@ class MemorySagas:
 
         return await boundary("saga.awake", take)
 
-    async def adopt(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+    async def adopt(self, definitions: Collection[str], at_most: int, *, suspects: bool = False) -> Sequence[Loaded]:
         """Make unfinished sagas of the dead ours."""
 
         async def take() -> Sequence[Loaded]:
             self._owner()
             terms = {name: owner.term for name, owner in self._world.owners.items() if owner.taken_by is not None}
             found = [s for s in self._sagas.values() if terms.get(s.owner, 0) > s.term and not s.ended]
+            suspected = range(limits.SAGA_SUSPECT, limits.ADOPTIONS_MAX)
+            found = [s for s in found if (s.adoptions in suspected) is suspects]
             taken = [s for s in found if s.saga.definition in definitions][:at_most]
             for stored in taken:
                 died = self._world.owners[stored.owner].lease_until_s != float("-inf")

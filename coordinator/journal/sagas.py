@@ -67,9 +67,10 @@ class PostgresSagas:
         """Make sagas ours whose time has come."""
         return await boundary("saga.awake", lambda: self._take(SQL["awake"], definitions, at_most))
 
-    async def adopt(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
-        """Make unfinished sagas of the dead ours."""
-        return await boundary("saga.adopt", lambda: self._take(SQL["adopt"], definitions, at_most))
+    async def adopt(self, definitions: Collection[str], at_most: int, *, suspects: bool = False) -> Sequence[Loaded]:
+        """Make unfinished sagas of the dead ours. See `SagaLog`."""
+        suspected = (limits.SAGA_SUSPECT, limits.ADOPTIONS_MAX, suspects)
+        return await boundary("saga.adopt", lambda: self._take(SQL["adopt"], definitions, at_most, *suspected))
 
     async def release(self, numbers: Collection[int], doubtful: Collection[int] = ()) -> None:
         """Let others have these sagas at once. See `SagaLog`."""
@@ -133,8 +134,8 @@ class PostgresSagas:
         arguments = (owner, stood["first"], stood["taken"], stood["last"])
         await self._forced.run(lambda c: c.execute(SQL["tidy"], *arguments))
 
-    async def _take(self, query: str, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
-        arguments = (*self._owner(), list(definitions), at_most)
+    async def _take(self, query: str, definitions: Collection[str], at_most: int, *suspected: int) -> Sequence[Loaded]:
+        arguments = (*self._owner(), list(definitions), at_most, *suspected)
         rows = await self._forced.run(lambda c: c.fetch(query, *arguments))
         return await self._load([row["number"] for row in rows]) if rows else []
 

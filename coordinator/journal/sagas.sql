@@ -60,14 +60,13 @@ FROM due, held WHERE s.number = due.number RETURNING s.number;
 -- adopt --
 -- Unfinished sagas of owners that were taken over become ours, whoever took them over: perhaps it does not know them.
 -- Each time is counted, but for owners that resigned: they did not die of it. Where something was written since the
--- last time, it begins anew.
+-- last time, it begins anew. Those with a count from $5 to below $6 are adopted by themselves ($7).
 WITH left_over AS (
-    SELECT s.number, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died,
-           (SELECT count(*) FROM unanimity.saga_events AS e WHERE e.number = s.number)::integer AS stands
-    FROM unanimity.owners AS o
+    SELECT s.number, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died FROM unanimity.owners AS o
     LEFT JOIN unanimity.saga_owners AS f ON f.owner = o.owner
     JOIN unanimity.sagas AS s ON s.owner = o.owner AND s.number >= coalesce(f.first, 0)
     WHERE o.taken_by IS NOT NULL AND o.term > s.term AND s.definition = ANY($3::text[])
+      AND (s.adoptions >= $5 AND s.adoptions < $6) = $7
       AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
     ORDER BY s.number LIMIT $4 FOR UPDATE OF s SKIP LOCKED
 ), held AS MATERIALIZED (
@@ -77,9 +76,12 @@ WITH left_over AS (
     ON CONFLICT (owner) DO UPDATE SET first = least(o.first, (SELECT min(number) FROM left_over)), taken = o.taken + 1
 )
 UPDATE unanimity.sagas AS s SET
-    owner = held.owner, term = held.term, reigns = s.reigns + 1, doubtful = true, stood = left_over.stands,
-    adoptions = left_over.died + CASE WHEN s.stood = left_over.stands THEN s.adoptions ELSE 0 END
-FROM left_over, held WHERE s.number = left_over.number RETURNING s.number;
+    owner = held.owner, term = held.term, reigns = s.reigns + 1, doubtful = true, stood = now_at.stands,
+    adoptions = left_over.died + CASE WHEN s.stood = now_at.stands THEN s.adoptions ELSE 0 END
+FROM held, left_over CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS stands FROM unanimity.saga_events AS e WHERE e.number = left_over.number
+) AS now_at
+WHERE s.number = left_over.number RETURNING s.number;
 
 -- strays --
 -- Unfinished sagas of ours that nobody here drives: the answer to a start or to a takeover was lost.

@@ -82,11 +82,12 @@ class SagaLog(Protocol):
         """Make sagas ours whose time has come, of these definitions only; each by exactly one process."""
         ...
 
-    async def adopt(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
+    async def adopt(self, definitions: Collection[str], at_most: int, *, suspects: bool = False) -> Sequence[Loaded]:
         """Make unfinished sagas of owners ours that were taken over, by whomever, of these definitions only.
 
         They are doubtful from here on. Each time is counted but for owners that stopped in an orderly way: one that
-        kills whoever drives it is told by that.
+        kills whoever drives it is told by that. *suspects* are those that it has been counted of often, and may be
+        called; they are adopted by themselves, and all others without them.
         """
         ...
 

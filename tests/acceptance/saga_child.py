@@ -24,6 +24,7 @@ OFTEN = Attempts(at_most=50, backoff_s=0.02, backoff_max_s=0.5)
 TABLES = """
 CREATE TABLE entered (gid text, step text, direction text, PRIMARY KEY (gid, step, direction));
 CREATE TABLE effects (gid text, step text, direction text);
+CREATE TABLE calls (gid text, step text, process integer);
 """
 ACT = """
 WITH entered AS (INSERT INTO entered VALUES ($1, $2, 'action') ON CONFLICT DO NOTHING RETURNING 1)
@@ -37,8 +38,8 @@ INSERT INTO effects SELECT $1, $2, 'compensation' FROM own WHERE NOT EXISTS (SEL
 
 
 def kind_of(number: int) -> str:
-    """Which saga the *number*-th is: three in ten are refused, one in ten is patient."""
-    return ("straight", "refused", "five", "forked", "straight", "refused", "five", "straight", "refused", "patient")[
+    """Which saga the *number*-th is: three in ten are refused, one is patient, three have steps not to be repeated."""
+    return ("straight", "careful", "five", "forked", "careful", "refused", "five", "careful", "refused", "patient")[
         number % 10
     ]
 
@@ -51,6 +52,8 @@ def sagas_of(pool: asyncpg.Pool) -> dict[str, Saga]:
             await asyncio.sleep(random.uniform(0, 0.05))
             if refuses:
                 raise Refused("no")
+            if options["on_unknown"] == "compensate":
+                await pool.execute("INSERT INTO calls VALUES ($1, $2, $3)", context.gid, context.step, os.getpid())
             await pool.execute(ACT, context.gid, context.step)
             return name
 
@@ -66,6 +69,10 @@ def sagas_of(pool: asyncpg.Pool) -> dict[str, Saga]:
 
     return {
         "straight": Saga("straight", written("book"), written("pay"), last(pivot=True)),
+        "careful": Saga(
+            "careful", written("book", on_unknown="compensate"), written("pay", on_unknown="compensate"),
+            last(pivot=True),
+        ),
         "refused": Saga("refused", written("book"), written("pay"), last(pivot=True, refuses=True)),
         "five": Saga(
             "five", written("book"), written("left", after="book"), written("right", after="book"),

@@ -20,6 +20,7 @@ UNDONE = {("book", A), ("book", C), ("pay", A), ("pay", C)}
 THREE = {("book", A), ("pay", A), ("ship", A)}
 ALLOWED = {
     "straight": [THREE],
+    "careful": [THREE, UNDONE, {("book", A), ("book", C)}, set()],
     "patient": [THREE],
     "five": [{("book", A), ("left", A), ("right", A), ("ship", A), ("thank", A)}],
     "refused": [UNDONE],
@@ -30,6 +31,8 @@ LEFT = """
 SELECT s.number FROM unanimity.sagas AS s WHERE s.owner = $1
 AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
 """
+REPEATED = "SELECT gid, step FROM calls GROUP BY 1, 2 HAVING count(DISTINCT process) > 1"
+UNKNOWN = "SELECT count(*) FROM unanimity.saga_events WHERE event ->> 't' = 'unknown'"
 PROGRESS = "SELECT min(at) - $2 FROM unanimity.saga_events WHERE number = ANY($1::bigint[]) AND at > $2"
 
 
@@ -59,7 +62,7 @@ async def killed_again_and_again(url, pool, children, chance):
     async with asyncio.timeout(WITHIN_S):
         while await pool.fetchval(ENDED) < TOTAL:
             await asyncio.sleep(chance.uniform(0.3, 1.2))
-            victim = chance.choice(children)
+            victim = chance.choice([c for c in children if await pool.fetch(LEFT, c.owner)] or children)
             assert victim.process.returncode is None, "nobody dies but by our hand"
             await victim.kill()
             left = [row["number"] for row in await pool.fetch(LEFT, victim.owner)]
@@ -76,7 +79,7 @@ async def wrong(pool):
     found = []
     for row in await pool.fetch("SELECT gid, key, name FROM unanimity.sagas"):
         counted = effects.pop(row["gid"], Counter())
-        if set(counted) not in ALLOWED[kind_of(int(row["key"]))] or set(counted.values()) != {1}:
+        if set(counted) not in ALLOWED[kind_of(int(row["key"]))] or set(counted.values()) - {1}:
             found.append((row["name"], row["key"], dict(counted)))
     return [*found, *effects.items()]
 
@@ -95,13 +98,17 @@ async def test_a_thousand_sagas_end_as_they_must_while_processes_are_killed(data
         took_s = time.monotonic() - began_s
         assert await pool.fetchval("SELECT count(DISTINCT key) FROM unanimity.sagas") == TOTAL
         assert await wrong(pool) == []
+        assert await pool.fetch(REPEATED) == [], "a step that is not to be repeated was, by a successor"
+        undone = await pool.fetchval(UNKNOWN)
         waits = [await pool.fetchval(PROGRESS, left, at) for at, left in kills if left]
     seconds = sorted(wait.total_seconds() for wait in waits if wait is not None)
     assert len(kills) >= 5, "processes that are not killed prove nothing"
     assert len(seconds) >= 3, "kills that leave nothing behind prove nothing"
+    assert undone, "no step in flight was ever lost: its policy was not tried"
     lost = sum(len(left) for _, left in kills)
     print(
-        f"\n{TOTAL} sagas, {len(kills)} kills, {lost} sagas left by them, {took_s:.0f} s;"
+        f"\n{TOTAL} sagas, {len(kills)} kills, {lost} sagas left by them, {undone} of them with a step to be undone,"
+        f" {took_s:.0f} s;"
         f" from a kill to the first progress of what it left: median {statistics.median(seconds):.2f} s,"
         f" longest {seconds[-1]:.2f} s"
     )

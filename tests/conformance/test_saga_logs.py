@@ -370,3 +370,42 @@ async def test_once_its_term_is_lost_a_process_writes_nothing(a, b):
     assert await b.adopt() == [standing.number]
     assert list((await b.log.load(new.gid)).events) == []
     assert await b.awake() == [free.number]
+
+
+async def test_it_is_told_whether_what_was_ready_may_have_been_begun(a, b):
+    """By a sleeper and by whoever stops; of the dead nobody knows."""
+    begun = [(await a.begun())[0].number for _ in range(5)]
+    await a.log.suspend(begun[0], wake_in_s=0.0, seen=0)
+    await a.log.suspend(begun[1], wake_in_s=0.0, seen=0, doubtful=True)
+    await a.log.release(begun[2:4], [begun[3]])
+    told = {loaded.number: loaded.doubtful for loaded in await b.log.awake(KNOWN, 10)}
+    assert told == {begun[0]: False, begun[1]: True, begun[2]: False, begun[3]: True}
+    await b.takes_over(a)
+    assert [loaded.doubtful for loaded in await b.log.adopt(KNOWN, 10)] == [True]
+    await b.log.release(begun)
+    assert not any(loaded.doubtful for loaded in await b.log.awake(KNOWN, 10))
+
+
+async def test_adoptions_are_counted_until_something_is_written(a, process):
+    """And those who are lost often are adopted by themselves, until nobody is to call them any more."""
+    (standing, new), before = await a.begun(), a
+    for count in range(1, limits.ADOPTIONS_MAX + 2):
+        following = await process(f"after-{count}")
+        await following.takes_over(before)
+        suspects = limits.SAGA_SUSPECT < count <= limits.ADOPTIONS_MAX
+        assert await following.log.adopt(KNOWN, 10, suspects=not suspects) == []
+        found = await following.log.adopt(KNOWN, 10, suspects=suspects)
+        assert [loaded.adoptions for loaded in found] == [count]
+        before = following
+    await before.log.append(standing.number, 0, DONE)
+    assert (await before.log.load(new.gid)).adoptions == 0
+    last = await process("last")
+    await last.takes_over(before)
+    assert [loaded.adoptions for loaded in await last.log.adopt(KNOWN, 10)] == [1]
+
+
+async def test_an_owner_that_resigned_did_not_die_of_its_sagas(a, b):
+    await a.begun()
+    await a.process.owners.resign(a.process.lease)
+    await b.process.owners.take_over(b.process.lease)
+    assert [(loaded.adoptions, loaded.doubtful) for loaded in await b.log.adopt(KNOWN, 10)] == [(0, True)]

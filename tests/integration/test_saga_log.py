@@ -1,11 +1,13 @@
 """What only the log of sagas in PostgreSQL has: old sagas are forgotten, and a successor finds what is unfinished."""
 
+import asyncio
+
 import asyncpg
 import pytest
 
 from coordinator.journal.owners import PostgresOwners
 from coordinator.journal.postgres import PostgresJournal
-from coordinator.journal.sagas import PostgresSagas
+from coordinator.journal.sagas import SQL, PostgresSagas
 from coordinator.sagas.log import NewSaga
 
 
@@ -61,3 +63,88 @@ async def test_where_the_unfinished_begin_moves_on_and_back(log, database):
     await log.tidy()
     assert await first() == numbers[2] + 1
     await connection.close()
+
+
+async def test_those_that_ended_first_are_forgotten_first_whatever_their_numbers(log, database, monkeypatch):
+    """One that began early and ended late keeps none of those that ended before it."""
+    monkeypatch.setattr("coordinator.limits.JOURNAL_BATCH_MAX", 1)
+    numbers = [(await log.start(saga(f"unan:{n}"))).number for n in range(4)]
+    for number in numbers:
+        await log.append(number, 0, '{"t":"done","s":"a","o":1}', final=True)
+    connection = await asyncpg.connect(database)
+    await connection.execute(
+        "UPDATE unanimity.saga_events SET at = now() - interval '30 days' WHERE number = ANY($1::bigint[])", numbers[2:]
+    )
+    assert [await log.purge(), await log.purge(), await log.purge()] == [1, 1, 0]
+    assert [
+        row["number"] for row in await connection.fetch("SELECT number FROM unanimity.sagas ORDER BY 1")
+    ] == numbers[:2]
+    await connection.close()
+
+
+ADOPTED = """
+INSERT INTO unanimity.sagas (gid, name, definition, fingerprint, input, owner, term)
+SELECT 'unan:' || n, 's', 's@1', 'f', 'null', 'dead', 1 FROM generate_series(1, $1::int) AS n RETURNING number
+"""
+
+
+FIRST = "SELECT first FROM unanimity.saga_owners WHERE owner = $1"
+BEGUN = """
+INSERT INTO unanimity.sagas (gid, name, definition, fingerprint, input, owner, term)
+SELECT 'unan:early', 's', 's@1', 'f', 'null', owner, term FROM unanimity.owners WHERE owner = $1 RETURNING number
+"""
+
+
+async def test_a_takeover_that_a_lost_connection_left_behind_is_not_tidied_away(log, database):
+    """It comes, or ends, between the questions of one tidying: a successor finds what it took."""
+    connection, other = await asyncpg.connect(database), await asyncpg.connect(database)
+    (owner, term), run = log._owner(), log._forced.run
+    old = await connection.fetchval(ADOPTED, 1)
+    await connection.execute(
+        "INSERT INTO unanimity.owners (owner, lease_until, term, taken_by) VALUES ('dead', now(), 2, $1)", owner
+    )
+    new = (await log.start(saga("unan:new"))).number
+    await log.append(new, 0, '{"t":"done","s":"a","o":1}', final=True)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(work):
+        answer = await run(work)
+        asked.set()
+        await go_on.wait()
+        return answer
+
+    log._forced.run = slowly
+    tidying = asyncio.create_task(log.tidy())
+    await asked.wait()
+    transaction = connection.transaction()
+    await transaction.start()
+    assert await connection.fetchval(SQL["adopt"], owner, term, ["s@1"], 10, 2, 5, False) == old
+    go_on.set()
+    await asyncio.sleep(0.2)
+    await transaction.commit()
+    await tidying
+    assert await other.fetchval(FIRST, owner) <= old
+    await log.append(old, 0, '{"t":"done","s":"a","o":1}', final=True)
+    await log.tidy()
+    assert await other.fetchval(FIRST, owner) > new
+    await connection.close()
+    await other.close()
+
+
+async def test_a_start_that_a_lost_connection_left_behind_is_not_tidied_away(log, database):
+    """It has a number, and is not visible yet, when later ones have begun and ended: tidying waits for it."""
+    owner, _ = log._owner()
+    hanging = await asyncpg.connect(database)
+    transaction = hanging.transaction()
+    await transaction.start()
+    await hanging.execute("SELECT FROM unanimity.owners WHERE owner = $1 FOR SHARE", owner)
+    early = await hanging.fetchval(BEGUN, owner)
+    late = (await log.start(saga("unan:late"))).number
+    await log.append(late, 0, '{"t":"done","s":"a","o":1}', final=True)
+    tidying = asyncio.create_task(log.tidy())
+    await asyncio.sleep(0.3)
+    assert not tidying.done()
+    await transaction.commit()
+    await tidying
+    assert await hanging.fetchval(FIRST, owner) == early
+    await hanging.close()
