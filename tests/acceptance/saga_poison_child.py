@@ -10,10 +10,10 @@ import logging
 import os
 import sys
 
-from coordinator import Coordinator, Settings
+from coordinator import Coordinator, Settings, Unavailable
 from coordinator.sagas.definition import Saga, step
 
-SETTINGS = Settings(lease_s=0.6, recovery_s=0.1)
+SETTINGS = Settings(lease_s=1.5, recovery_s=0.1)
 OTHERS = 5
 
 
@@ -44,6 +44,17 @@ def sagas_of(*, cured: bool) -> dict[str, Saga]:
     }
 
 
+async def start(coordinator: Coordinator, saga: Saga, key: str) -> None:
+    """Begin it, also where the machine is so slow that the lease is not believed for a moment."""
+    while True:
+        try:
+            await coordinator.start(saga, key=key)
+        except Unavailable:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
 async def main(what: str) -> None:
     """Until it dies."""
     logging.disable(logging.CRITICAL)
@@ -53,9 +64,9 @@ async def main(what: str) -> None:
     ) as coordinator:
         if what == "begin":
             for number in range(OTHERS):
-                await coordinator.start(sagas["slow"], key=str(number))
-                await coordinator.start(sagas["short"], key=str(number))
-            await coordinator.start(sagas["poison"], key="it")
+                await start(coordinator, sagas["slow"], str(number))
+                await start(coordinator, sagas["short"], str(number))
+            await start(coordinator, sagas["poison"], "it")
         await asyncio.Event().wait()
 
 

@@ -30,7 +30,7 @@ async def begun(url, what):
 async def deaths_until_it_lives(url, pool):
     """Successors, one after the other, until one has lived to see one saga parked and all others ended: who died."""
     died, child = 0, await begun(url, "begin")
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(150):
         while True:
             if child.returncode is None and await pool.fetchval(ENDED) == 2 * OTHERS and await pool.fetchval(STUCK):
                 return died, child
@@ -56,10 +56,10 @@ async def test_a_saga_that_kills_whoever_drives_it_is_parked_and_no_other_one(da
         async with Coordinator(journal=database, sagas=[DESK]) as desk:
             handle = await desk.attach(sagas["poison"], "it")
             await handle.resume("let it try once more")
-        async with asyncio.timeout(30):  # Nobody has cured it: it kills as before, but its count begins anew.
+        async with asyncio.timeout(60):  # Nobody has cured it: it kills as before, but its count begins anew.
             for _ in range(2):
                 assert await (await begun(database, "serve")).wait() == 9
         assert await pool.fetchval(COUNTED) == 1
         async with Coordinator(journal=database, sagas=sagas.values(), settings=Settings(lease_s=1.0)) as cured:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert (await cured.sagas.ended(handle.gid, sagas["poison"])).completed
