@@ -19,7 +19,9 @@ from coordinator.protocol.saga import (
     Undone,
     Unknown,
     Waiting,
+    doubted,
     evolve,
+    first_called,
     owed,
 )
 from coordinator.protocol.saga_shape import Kind, OnUnknown, Step, shape_of
@@ -168,6 +170,47 @@ def test_what_cannot_have_happened_changes_nothing(event):
     with pytest.raises(IllegalTransition):
         evolve(LINE, state, event)
     assert state == SagaState()
+
+
+POLICIES = shape_of(
+    "policies",
+    [
+        Step(name="again", on_unknown=OnUnknown.RETRY),
+        Step(name="asked", on_unknown=OnUnknown.ASK),
+        Step(name="undone", undoable=True),
+        Step(name="nap", kind=Kind.SLEEP),
+        Step(name="later", after=("undone",)),
+    ],
+)
+
+
+def test_after_a_crash_the_policy_of_each_step_says_what_is_done():
+    """Of those that were ready; what is reached later was not begun, and waits have nothing to settle."""
+    state = doubted(POLICIES, SagaState())
+    assert owed(POLICIES, state) == [Run("again"), Settle("asked"), Settle("undone"), Run("nap")]
+    assert first_called(POLICIES, state) == "again"
+    done = evolve(POLICIES, state, Done("undone"))
+    assert owed(POLICIES, done)[-1] == Run("later")
+    undone = evolve(POLICIES, state, Unknown("undone", "lost"))
+    assert undone.phase is Phase.BACKWARD
+    assert owed(POLICIES, undone) == [Settle("again"), Settle("asked")]
+    assert first_called(POLICIES, undone) == "asked"
+
+
+def test_doubt_outlasts_being_parked_and_resumed():
+    """What nobody could say is asked again; a step behind the pivot that cannot be undone is tried again."""
+    state = after(POLICIES, Stuck("asked", "no answer"), Resumed())
+    assert owed(POLICIES, state)[1] == Settle("asked")
+    passed = after(PIVOT, Done("a"), Done("go"))
+    parked = evolve(PIVOT, doubted(PIVOT, passed), Unknown("b", "lost"))
+    assert parked.phase is Phase.PARKED
+    assert owed(PIVOT, evolve(PIVOT, parked, Resumed())) == [Run("b")]
+
+
+def test_who_only_waits_calls_nothing():
+    shape = shape_of("wait", [Step(name="paid", kind=Kind.SIGNAL)])
+    assert doubted(shape, SagaState()).doubtful == frozenset()
+    assert first_called(shape, SagaState()) is None
 
 
 def test_a_pivot_that_an_operator_takes_on_himself_is_passed():
