@@ -98,7 +98,7 @@ class LocalKafka:
         """Stop broker processes where they are: connections stay open, and nothing answers."""
         for member in self._chosen(broker):
             if member.process is not None:
-                member.process.send(signal.SIGSTOP)
+                member.process.freeze()
 
     def thaw(self, broker: int | None = None) -> None:
         """Let them go on."""

@@ -123,7 +123,7 @@ class LocalPostgres:
     def freeze(self) -> None:
         """Stop the server and all its backends where they are: connections stay open, and nothing answers."""
         if self.process is not None:
-            self.process.send(signal.SIGSTOP, children=True)
+            self.process.freeze(children=True)
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -1,6 +1,7 @@
 """Server processes: each is known by its pid *and* its start time, so that a recycled pid is never signalled."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import pwd
@@ -8,6 +9,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from coordinator.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
 _PORT_MIN = 10_000
+_FROZEN_WITHIN_S = 10.0
 _handed_out: set[int] = set()
 
 
@@ -90,6 +93,18 @@ class Process:
                 target.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
+
+    def freeze(self, *, children: bool = False) -> None:
+        """Stop it where it is, and return when it stands still.
+
+        A signal only begins that: on a busy machine the other threads go on until one has had its turn and taken it.
+        """
+        process = self._process()
+        if process is None:
+            return
+        _freeze([process])
+        if children:
+            _freeze(process.children(recursive=True))  # Whose parent begins no other any more.
 
     async def stop(self, *, within_s: float = 20.0) -> None:
         """Ask it to end, and kill it when it has not within *within_s*. Idempotent."""
@@ -164,6 +179,19 @@ def failed_to_start(what: str, log: Path) -> Unavailable:
     """The error that quotes the last words of a server that did not come up."""
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else "(no log)"
     return Unavailable(f"{what} did not start; the end of {log}:\n{tail}")
+
+
+def _freeze(targets: Sequence[psutil.Process]) -> None:
+    until_s = time.monotonic() + _FROZEN_WITHIN_S
+    for target in targets:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            target.send_signal(signal.SIGSTOP)
+    for target in targets:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while target.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                if time.monotonic() > until_s:
+                    raise Unavailable(f"process {target.pid} does not stand still")
+                time.sleep(0.001)
 
 
 def _die_with_parent() -> None:

@@ -118,3 +118,13 @@ def test_a_server_that_did_not_start_is_quoted(log):
     assert "line 99" in failure
     assert "line 50" not in failure
     assert str(log) in failure
+
+
+async def test_what_is_frozen_stands_still(start):
+    """When the call returns, and not only when the process has had its turn to take the signal."""
+    process = start([sys.executable, "-c", "while True: pass"])
+    for _ in range(50):
+        process.freeze()
+        assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+        process.send(signal.SIGCONT)
+        await asyncio.sleep(0.005)
