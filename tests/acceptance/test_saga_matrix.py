@@ -24,6 +24,8 @@ class Effects:
 
     def __init__(self, pool):
         self.pool = pool
+        self.hanging = set()
+        """Sagas of which a step is under way, and will not end here."""
 
     async def write(self, context: StepContext) -> None:
         await self.pool.execute(
@@ -37,8 +39,11 @@ class Effects:
         rows = await self.pool.fetch("SELECT step, direction FROM effects WHERE gid = $1 ORDER BY 1, 2", gid)
         return [(row["step"], row["direction"]) for row in rows]
 
-    def saga(self, name, *, fails=False, asks=False, waits=False):
-        """book -> (a nap and a signal) -> pay -> ship, which is refused where it *fails*."""
+    def saga(self, name, *, fails=False, asks=False, waits=False, hangs=""):
+        """book -> (a nap and a signal) -> pay -> ship, which is refused where it *fails*.
+
+        With a policy, *hangs*, pay does not return at first.
+        """
 
         async def book(context: StepContext) -> int:
             await self.write(context)
@@ -51,6 +56,9 @@ class Effects:
             await self.write(context)
             if asks:
                 raise ConnectionResetError
+            if hangs and context.gid not in self.hanging:
+                self.hanging.add(context.gid)
+                await asyncio.Event().wait()
             return 2
 
         async def refund(context: StepContext) -> None:
@@ -65,12 +73,13 @@ class Effects:
                 raise Refused("no address")
             await self.write(context)
 
+        policy = hangs or ("ask" if asks else "retry")
         waiting = (sleep("nap", 0.05), await_signal("go", within=60)) if waits else ()
         return Saga(
             name,
             step(book, compensate=unbook, on_unknown="retry", retry=OFTEN, undo_retry=OFTEN),
             *waiting,
-            step(pay, compensate=refund, status=paid if asks else None, on_unknown="ask" if asks else "retry",
+            step(pay, compensate=refund, status=paid if policy == "ask" else None, on_unknown=policy,
                  retry=OFTEN, undo_retry=OFTEN),
             step(ship, retry=OFTEN),
         )  # fmt: skip
@@ -111,15 +120,28 @@ async def waiting(coordinator, effects):
 
 
 async def left(coordinator, effects):
-    """Its process is frozen on the way; another one goes on."""
+    """Its process is lost on the way; another one goes on, with a step that was under way as its policy says."""
     saga = effects.saga("left", waits=True)
     handle = await coordinator.start(saga)
+    ends = {"retry": DONE, "ask": DONE, "compensate": UNDONE}
+    hanging = {policy: effects.saga(f"left-{policy}", hangs=policy) for policy in ends}
+    handles = {policy: await coordinator.start(each) for policy, each in hanging.items()}
+    async with asyncio.timeout(20):
+        while len(effects.hanging) < len(hanging):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     for loop in coordinator.engine._loops:
         await loop.stop()
-    async with Coordinator(journal=coordinator._journal_url, sagas=[saga], settings=SETTINGS) as other:
+    for task in coordinator.sagas.engine._tasks.values():
+        task.cancel()
+    async with Coordinator(
+        journal=coordinator._journal_url, sagas=[saga, *hanging.values()], settings=SETTINGS
+    ) as other:
         await other.sagas.send(handle.gid, "go", 1)
         async with asyncio.timeout(20):
             assert (await other.sagas.ended(handle.gid, saga)).completed
+            for policy, lost in handles.items():
+                await other.sagas.ended(lost.gid, hanging[policy])
+                assert await effects.of(lost.gid) == ends[policy], policy
     assert await effects.of(handle.gid) == DONE
 
 

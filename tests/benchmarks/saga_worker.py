@@ -139,6 +139,7 @@ async def many(url: str) -> AsyncIterator[dict[str, Order]]:
         return wait + 1
 
     asleep = Saga("bench-asleep", step(first), sleep("rest", 24 * 3600.0), step(second, after="rest"))
+    # Its steps are idempotent, so that whoever goes on with it calls them again: any other policy would undo it.
     left = Saga("bench-left", step(first), step(wait, timeout_s=3600.0, on_unknown="retry"), step(end))
 
     async with Coordinator(journal=url, sagas=[asleep, left]) as coordinator:
