@@ -57,16 +57,19 @@ async def stopped(process) -> tuple[float, dict[str, str]]:
 
 
 async def wrong(stage, answers) -> list[str]:
-    """Answers that do not say what is there, once all is over."""
-    rows = await stage.seen._pool.fetch("SELECT author, count(*) AS posts FROM posts GROUP BY 1")
+    """Answers that do not say what is there, once all is over, and messages with copies that nothing explains."""
+    rows = await stage.seen.fetch("SELECT author, count(*) AS posts FROM posts GROUP BY 1")
     posts = {row["author"]: row["posts"] for row in rows}
     allowed = {"committed": [(1, 1)], "in doubt": [(0, 0), (1, 1)]}
 
     def right(author, answer) -> bool:
-        return (posts.get(author, 0), stage.seen.messages[author]) in allowed.get(answer, [(0, 0)])
+        return (posts.get(author, 0), len(stage.seen.copies[author])) in allowed.get(answer, [(0, 0)])
 
     async def all_right() -> bool:
         return all(right(author, answer) for author, answer in answers.items())
 
     await until(all_right, 10)
-    return [f"{author}: {answer}" for author, answer in answers.items() if not right(author, answer)]
+    return [
+        *(f"{author}: {answer}" for author, answer in answers.items() if not right(author, answer)),
+        *await stage.unexplained(),
+    ]
