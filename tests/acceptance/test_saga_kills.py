@@ -56,6 +56,14 @@ class Child:
             await self.process.wait()
 
 
+async def busy(pool, child):
+    """Until it has sagas to leave behind, or a second has gone by: on a slow machine it is idle most of the time."""
+    for _ in range(100):
+        if await pool.fetch(LEFT, child.owner):
+            return
+        await asyncio.sleep(0.01)
+
+
 async def killed_again_and_again(url, pool, children, chance):
     """Until all have ended: when each was killed, and what it left."""
     kills = []
@@ -64,6 +72,7 @@ async def killed_again_and_again(url, pool, children, chance):
             await asyncio.sleep(chance.uniform(0.3, 1.2))
             victim = chance.choice([c for c in children if await pool.fetch(LEFT, c.owner)] or children)
             assert victim.process.returncode is None, "nobody dies but by our hand"
+            await busy(pool, victim)
             await victim.kill()
             left = [row["number"] for row in await pool.fetch(LEFT, victim.owner)]
             kills.append((await pool.fetchval("SELECT clock_timestamp()"), left))
