@@ -106,7 +106,9 @@ async def main(share: int, of: int, total: int) -> None:
     url = os.environ["COORDINATOR_POSTGRES_URL"]
     async with asyncpg.create_pool(url, min_size=1, max_size=4) as pool:
         sagas = sagas_of(pool)
-        async with Coordinator(journal=url, sagas=sagas.values(), settings=SETTINGS) as coordinator:
+        async with Coordinator(
+            journal=url, sagas=sagas.values(), settings=SETTINGS, drain_on_sigterm=True
+        ) as coordinator:
             begun = {row["key"] for row in await pool.fetch("SELECT key FROM unanimity.sagas")}
             print(coordinator.sagas.engine.ownership.lease.owner, flush=True)
             for number in range(share, total, of):
