@@ -14,7 +14,6 @@ from typing import Any, Literal
 from coordinator import limits
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import SagaRun
-from coordinator.engine.saga_timeouts import Timeouts
 from coordinator.errors import InDoubt, Replaced, Unavailable
 from coordinator.errors import Refused as RefusedByStep
 from coordinator.faults.points import boundary
@@ -24,6 +23,7 @@ from coordinator.protocol.saga_shape import OnUnknown
 from coordinator.sagas.definition import Attempts, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
 from coordinator.sagas.values import read, write
+from coordinator.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ import asyncpg
 
 from coordinator import limits
 from coordinator.errors import Disconnected, Misconfigured, Refused, Unavailable
+from coordinator.timeouts import Timeouts
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Result = TypeVar("Result")
@@ -35,6 +36,7 @@ class JournalConnection:
         self._settings = dict(settings or {})
         self._connection: asyncpg.Connection[Any] | None = None
         self._turn = asyncio.Lock()
+        self._timeouts = Timeouts()
         self.statements = 0
 
     async def run(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
@@ -43,7 +45,7 @@ class JournalConnection:
             connection = await self._open()
             self.statements += 1
             try:
-                async with asyncio.timeout(limits.PARTICIPANT_CALL_S):
+                with self._timeouts.within(limits.PARTICIPANT_CALL_S):
                     return await work(connection)
             except asyncpg.DataError as failure:
                 raise Refused(f"the journal cannot store this: {failure}") from failure

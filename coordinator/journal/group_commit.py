@@ -15,24 +15,31 @@ from coordinator.journal.database import JournalConnection
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_SHARED_FROM = 16
+"""How many must wait for two writers to share them: while one half is written, the other half's callers go on."""
+
 
 class GroupCommit(Generic[Item, Result]):
-    """A queue before one writer. *flush* makes a batch durable and returns a result, or an exception, for each item."""
+    """A queue before one or more writers; whichever is free takes all that waits.
+
+    Each of *writers* makes a batch durable and returns a result, or an exception, for each item of it.
+    """
 
     def __init__(
         self,
         name: str,
-        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
-        *,
+        *writers: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
         order: Callable[[Item], Any] | None = None,
     ) -> None:
         self._name = name
-        self._flush = flush
+        self._free = list(reversed(writers))
         self._order = order
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gathering = False
+        """Whether a writer is about to take what waits."""
         self._closed = False
-        self._flushing_since_s: float | None = None
+        self._flushing_since_s: dict[int, float] = {}
         self.flushes = 0
         self.flushed: Callable[[int], None] | None = None
         """Who is told how many items shared a flush."""
@@ -47,14 +54,13 @@ class GroupCommit(Generic[Item, Result]):
             raise Unavailable(f"{self._name} is closed")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name=self._name)
+        self._gather()
         return future
 
     def crowded(self) -> str | None:
-        """Why nothing should begin that would have to wait here; None while the writer keeps up."""
-        since_s = self._flushing_since_s
-        behind_s = 0.0 if since_s is None else asyncio.get_running_loop().time() - since_s
+        """Why nothing should begin that would have to wait here; None while the writers keep up."""
+        now_s = asyncio.get_running_loop().time()
+        behind_s = now_s - min(self._flushing_since_s.values(), default=now_s)
         if len(self._waiting) < limits.JOURNAL_WAITING_MAX and behind_s < limits.JOURNAL_BEHIND_MAX_S:
             return None
         return (
@@ -65,26 +71,44 @@ class GroupCommit(Generic[Item, Result]):
     async def close(self) -> None:
         """Flush what waits, and take no more. Idempotent; whoever waits for it can be cancelled."""
         self._closed = True
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
-    async def _run(self) -> None:
+    def _gather(self) -> None:
+        if self._free and not self._gathering:
+            self._gathering = True
+            task = asyncio.create_task(self._run(self._free.pop()), name=self._name)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _taken(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
+        """All that waits; or half of it, where there is enough for two writers at once."""
+        count = len(self._waiting)
+        count = min(count if count < _SHARED_FROM or not self._free else count // 2, limits.JOURNAL_BATCH_MAX)
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        if self._waiting:
+            self._gather()
+        return batch
+
+    async def _run(self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]]) -> None:
+        self._gathering = False
         while self._waiting:
-            batch, self._waiting = self._waiting[: limits.JOURNAL_BATCH_MAX], self._waiting[limits.JOURNAL_BATCH_MAX :]
+            batch = self._taken()
             self.flushes += 1
-            self._flushing_since_s = asyncio.get_running_loop().time()
+            self._flushing_since_s[id(flush)] = asyncio.get_running_loop().time()
             if self.flushed is not None:
                 self.flushed(len(batch))
             if self._order is not None:
                 order = self._order
                 batch.sort(key=lambda entry: order(entry[0]))
             try:
-                results: Sequence[Result | BaseException] = await self._flush([item for item, _ in batch])
+                results: Sequence[Result | BaseException] = await flush([item for item, _ in batch])
             except Exception as failure:  # noqa: BLE001 - the loop's edge: whatever it was, each of the batch is told.
                 results = [failure] * len(batch)
-            self._flushing_since_s = None
+            del self._flushing_since_s[id(flush)]
             for (_, future), result in zip(batch, results, strict=True):
                 _answer(future, result)
+        self._free.append(flush)
 
 
 async def close_all(queues: Iterable[GroupCommit[Any, Any]], connections: Collection[JournalConnection]) -> None:

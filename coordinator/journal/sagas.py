@@ -4,11 +4,13 @@ A saga costs one row when it begins and one for each step; nothing of it is upda
 `sagas.sql`.
 """
 
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from coordinator import limits
 from coordinator.errors import KeyReused, Replaced
@@ -21,11 +23,8 @@ from coordinator.schema import queries
 
 SQL = queries(Path(__file__).with_name("sagas.sql"))
 
-LANES = 2
-"""Writers at once: while one waits for the disk, the other one's statement is carried out.
-
-Sagas begin on the first only, so that their numbers become visible in their order: on that rests `tidy`.
-"""
+WRITERS = 2
+"""Writers at once: while one waits for the disk, the other one's statement is carried out."""
 
 _Append = tuple[int, int, str, bool]
 
@@ -36,27 +35,26 @@ class PostgresSagas:
     def __init__(self, journal: PostgresJournal, url: str) -> None:
         self._journal = journal
         self._forced = JournalConnection(url)
-        self._writers = [JournalConnection(url) for _ in range(LANES)]
-        self._lanes: list[GroupCommit[NewSaga | _Append, Any]] = [
-            GroupCommit(f"journal: sagas, lane {number}", partial(self._flush, writer))
-            for number, writer in enumerate(self._writers)
-        ]
+        self._writers = [JournalConnection(url) for _ in range(WRITERS)]
+        self._queue: GroupCommit[NewSaga | _Append, Any] = GroupCommit(
+            "journal: sagas", *(partial(self._flush, writer) for writer in self._writers)
+        )
 
     async def open(self) -> None:
         """Nothing to open: the journal has brought the tables up to date."""
 
     async def close(self) -> None:
         """Write what waits, and let go of the connection. Idempotent."""
-        await close_all(self._lanes, (*self._writers, self._forced))
+        await close_all([self._queue], (*self._writers, self._forced))
 
     async def start(self, saga: NewSaga) -> Standing:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
-        standing: Standing = await boundary("saga.start", lambda: self._lanes[0].put(saga), gid=saga.gid)
+        standing: Standing = await boundary("saga.start", lambda: self._queue.put(saga), gid=saga.gid)
         return standing
 
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
-        return boundary("saga.append", lambda: self._lanes[number % LANES].put((number, position, event, final)))
+        return boundary("saga.append", lambda: self._queue.put((number, position, event, final)))
 
     async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""
@@ -146,7 +144,7 @@ class PostgresSagas:
     async def _flush(self, writer: JournalConnection, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
         started = [item for item in batch if isinstance(item, NewSaga)]
         appended = [item for item in batch if not isinstance(item, NewSaga)]
-        rows = (_array(_started_json(saga) for saga in started), _array(_appended_json(item) for item in appended))
+        rows = (to_json(started).decode(), f"[{','.join([_appended_json(item) for item in appended])}]")
         row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *rows))
         if not row["held"]:
             raise Replaced("this process has lost its term: its sagas are another one's")
@@ -188,23 +186,7 @@ class PostgresSagas:
         return lease.owner, lease.term
 
 
-def _started_json(saga: NewSaga) -> str:
-    return (
-        f'{{"gid":{dumps(saga.gid)},"name":{dumps(saga.name)},"definition":{dumps(saga.definition)},'
-        f'"key":{dumps(saga.key)},"fingerprint":"{saga.fingerprint}",{_json("input", saga.input)},'
-        f'"deadline_s":{dumps(saga.deadline_s)}}}'
-    )
-
-
 def _appended_json(item: _Append) -> str:
     number, position, event, final = item
-    told = _json("event", event)
+    told = f'"escaped":{dumps(event)}' if "\\u" in event else f'"event":{event}'
     return f'{{"number":{number},"position":{position},{told},"final":{"true" if final else "false"}}}'
-
-
-def _json(name: str, text: str) -> str:
-    return f'"escaped":{dumps(text)}' if "\\u" in text else f'"{name}":{text}'
-
-
-def _array(items: Iterable[str]) -> str:
-    return f"[{','.join(items)}]"

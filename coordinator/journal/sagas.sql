@@ -6,11 +6,10 @@ WITH held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), started AS (
     INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
-    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, coalesce(s.escaped::json, s.input, 'null'), held.owner, held.term,
+    SELECT s.gid, s.name, s.definition, s.key, s.fingerprint, s.input::json, held.owner, held.term,
            now() + make_interval(secs => s.deadline_s)
     FROM held, json_to_recordset($3)
-        AS s (gid text, name text, definition text, key text, fingerprint text, input json, escaped text,
-              deadline_s float8)
+        AS s (gid text, name text, definition text, key text, fingerprint text, input text, deadline_s float8)
     ON CONFLICT DO NOTHING
     RETURNING gid, number
 ), appended AS (

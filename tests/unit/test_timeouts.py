@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.engine.saga_timeouts import Timeouts
+from coordinator.timeouts import Timeouts
 
 
 @pytest.fixture

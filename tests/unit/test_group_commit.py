@@ -1,0 +1,95 @@
+"""A queue before several writers: what gathers is shared, each item gets its own result, and closing waits for all."""
+
+import asyncio
+
+import pytest
+
+from coordinator.errors import Unavailable
+from coordinator.journal.group_commit import GroupCommit
+
+
+class Writer:
+    """Writes when it is let; remembers its batches."""
+
+    def __init__(self):
+        self.batches, self.let = [], asyncio.Event()
+
+    async def __call__(self, batch):
+        self.batches.append(list(batch))
+        await self.let.wait()
+        return [item * 10 for item in batch]
+
+
+async def turns(count=3):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_one_writer_is_enough_for_a_few_and_the_same_one_each_time():
+    one, other = Writer(), Writer()
+    queue = GroupCommit("queue", one, other)
+    for each in range(3):
+        one.let.set()
+        assert await queue.submit(each) == 10 * each
+    assert (one.batches, other.batches) == ([[0], [1], [2]], [])
+
+
+async def test_what_comes_while_one_writes_is_the_other_s_and_what_comes_then_waits_for_the_first_that_is_free():
+    one, other = Writer(), Writer()
+    queue = GroupCommit("queue", one, other)
+    first = queue.put(1)
+    await turns()
+    second = queue.put(2)
+    await turns()
+    rest = [queue.put(3), queue.put(4)]
+    await turns()
+    assert (one.batches, other.batches) == ([[1]], [[2]])
+    other.let.set()
+    assert [await each for each in (second, *rest)] == [20, 30, 40]
+    assert other.batches == [[2], [3, 4]]
+    assert not first.done()
+    one.let.set()
+    assert await first == 10
+
+
+async def test_many_are_shared_by_the_writers_that_are_free_in_their_order():
+    one, other = Writer(), Writer()
+    queue = GroupCommit("queue", one, other)
+    put = [queue.put(each) for each in range(40)]
+    await turns()
+    assert (one.batches, other.batches) == ([list(range(20))], [list(range(20, 40))])
+    one.let.set()
+    other.let.set()
+    assert [await each for each in put] == [10 * each for each in range(40)]
+
+
+async def test_a_writer_that_fails_fails_its_own_batch_and_writes_the_next():
+    async def fail_first(batch):
+        if 1 in batch:
+            raise Unavailable("away")
+        return batch
+
+    queue = GroupCommit("queue", fail_first)
+    with pytest.raises(Unavailable, match="away"):
+        await queue.submit(1)
+    assert await queue.submit(2) == 2
+
+
+async def test_closing_waits_for_every_writer_and_for_what_still_waits():
+    one, other = Writer(), Writer()
+    queue = GroupCommit("queue", one, other)
+    put = [queue.put(1)]
+    await turns()
+    put.append(queue.put(2))
+    await turns()
+    put.append(queue.put(3))
+    closing = asyncio.create_task(queue.close())
+    await turns()
+    with pytest.raises(Unavailable, match="closed"):
+        queue.put(4)
+    one.let.set()
+    await turns()
+    assert not closing.done()
+    other.let.set()
+    await closing
+    assert [each.result() for each in put] == [10, 20, 30]
