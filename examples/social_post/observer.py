@@ -16,13 +16,16 @@ from participants.kafka.connection import Security
 
 
 class Observer:
-    """Looks at both systems from outside, the way anybody else would."""
+    """Looks at both systems from outside, the way anybody else would.
 
-    def __init__(self, database: str, brokers: str) -> None:
+    It reads all messages that there are; with *history* false, those that come from now on.
+    """
+
+    def __init__(self, database: str, brokers: str, *, history: bool = True) -> None:
         self.messages: Counter[str] = Counter()
         self.copies: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """The same by author and message id, by which a consumer knows a message that a relay has sent again."""
-        self._database, self._brokers = database, brokers
+        self._database, self._brokers, self._history = database, brokers, history
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Observer":
@@ -34,9 +37,11 @@ class Observer:
             TOPIC,
             bootstrap_servers=self._brokers,
             isolation_level="read_committed",
-            auto_offset_reset="earliest",
+            auto_offset_reset="earliest" if self._history else "latest",
         )
         await self._consumer.start()
+        for partition in self._consumer.assignment():
+            await self._consumer.position(partition)  # From here on it misses nothing.
         self._cluster = Cluster(self._brokers, Security())
         self._task = asyncio.create_task(self._read())
         return self

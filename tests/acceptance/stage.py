@@ -118,7 +118,8 @@ class Children:
 @asynccontextmanager
 async def staged(database: str, kafka: LocalKafka) -> AsyncIterator[Stage]:
     """A stage on *database* and *kafka*, with the topic and tables of the service."""
-    async with Observer(database, kafka.bootstrap) as seen:
+    # What other stages have sent to this topic is explained by their databases.
+    async with Observer(database, kafka.bootstrap, history=False) as seen:
         await seen.execute(TABLES)
         async with coordinator_of(database, kafka.bootstrap, SETTINGS) as coordinator:
             await seen.execute(EVIDENCE)

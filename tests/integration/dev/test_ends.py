@@ -50,8 +50,19 @@ async def run(*command, **options):
     for variable in ("COORDINATOR_POSTGRES_URL", "COORDINATOR_KAFKA_BOOTSTRAP"):
         environment.pop(variable, None)
     return await asyncio.create_subprocess_exec(
-        sys.executable, *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, **options
+        sys.executable,
+        *command,
+        cwd=ROOT,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        preexec_fn=heed_interrupts,
+        **options,
     )
+
+
+def heed_interrupts():
+    """Whoever runs the tests in a shell's background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def dev(directory, *arguments):
