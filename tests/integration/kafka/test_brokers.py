@@ -154,7 +154,7 @@ async def test_a_coordinator_that_was_replaced_while_it_was_frozen_is_not_believ
     it heard first, it said so, and it is frozen again.
     """
     answers = _recorded(monkeypatch)
-    for number in range(4):
+    for number in range(10):
         await _committed_past_a_frozen_coordinator(three, opened, probing, f"replaced-{number}", answers)
         assert answers[-1] is Code.NONE
         if answers[0] is Code.INVALID_TXN_STATE:
