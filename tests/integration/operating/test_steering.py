@@ -181,7 +181,7 @@ async def test_a_cancel_from_another_process_during_a_step_lets_it_settle_first(
     await handle.cancel("called off")
     run = coordinator.sagas.engine.running[handle.gid]
     async with asyncio.timeout(PROMPTLY_S):
-        # One that runs alone is told, and its saga hears it when it has settled; siblings are waited for with open ears.
+        # One that runs alone is told, and its saga hears it afterwards; siblings are waited for with open ears.
         heard = (lambda: run.told) if saga is Bank.saga else (lambda: run.state.phase is Phase.BACKWARD)
         await until(lambda: asyncio.sleep(0, heard()))
     undoings = {"refund", "release", "undo"}
