@@ -191,7 +191,7 @@ def _freeze(targets: Sequence[psutil.Process]) -> None:
             while target.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
                 if time.monotonic() > until_s:
                     raise Unavailable(f"process {target.pid} does not stand still")
-                time.sleep(0.001)
+                time.sleep(0.001)  # Nobody tells us: the kernel tells a parent only, and these may be grandchildren.
 
 
 def _die_with_parent() -> None:

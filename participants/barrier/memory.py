@@ -66,7 +66,8 @@ class Memory:
             case "raise_term":
                 direction, term = more
                 return await self._update(connection, (*step, direction), None, term=term)
-        raise NotImplementedError(name)
+            case _:
+                raise AssertionError(f"the barrier has a statement {name!r} that its twin in memory does not know")
 
     @asynccontextmanager
     async def _transaction(self, connection: MemoryConnection) -> AsyncIterator[None]:
