@@ -13,8 +13,8 @@ from coordinator.engine.breakers import Breakers
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
-from coordinator.engine.saga_run import SagaOutcome, restored
-from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, refused_cancel, say
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
+from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, hear, refused_cancel, say
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
 from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
@@ -26,6 +26,7 @@ from coordinator.sagas.log import Loaded, SagaLog
 from coordinator.settings import Settings
 
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
+_ENDED = (Phase.COMPLETED, Phase.COMPENSATED)
 
 
 @dataclass(slots=True)
@@ -39,7 +40,8 @@ class SagaHandle:
     async def result(self) -> SagaOutcome:
         """Wait until it has completed; its outcome.
 
-        Raises `Compensated` where it was undone, `Parked` where it waits for an operator.
+        Raises `Compensated` where it was undone, `Parked` where it waits for an operator. A word that lets it go on is
+        an operator's: once it is said, this waits for what comes of it.
         """
         return _judged(await self._sagas.ended(self.gid, self.saga))
 
@@ -80,7 +82,7 @@ class SagaHandle:
         await self._sagas.say(self.gid, RETRY, by=by, reason=reason)
 
     async def resume(self, reason: str = "", *, by: str = "") -> None:
-        """Let it go on where it was parked, with all its attempts. Until it is heard, `result` still says parked."""
+        """Let it go on where it was parked, with all its attempts."""
         await self._sagas.say(self.gid, RESUME, by=by, reason=reason)
 
     async def skip(self, step: str, reason: str, *, by: str = "") -> None:
@@ -118,7 +120,7 @@ class Sagas:
         if run is None:
             return _judged(await self.ended(gid, saga))
         outcome = await self.engine.await_here(run)
-        return _judged(outcome if _over(outcome) else await self.ended(gid, saga))
+        return _judged(outcome if outcome.phase in _ENDED else await self.ended(gid, saga))
 
     async def attach(self, saga: Saga, key: str) -> SagaHandle:
         """The saga that was begun with *key*, by any process. Raises `Refused` where there is none."""
@@ -142,18 +144,24 @@ class Sagas:
         self.engine.listening.nudge(gid)
 
     async def ended(self, gid: str, saga: Saga) -> SagaOutcome:
-        """Wait for its end, or until it is parked, wherever it is driven."""
+        """Wait for its end, or until it is parked and nothing that was said lets it go on, wherever it is driven."""
         pause_s = _LOOK_FIRST_S
         while True:
-            run = self.engine.running.get(gid)
-            outcome = await (self.outcome(gid, saga) if run is None else self.engine.await_here(run))
-            if _over(outcome):
-                return outcome
+            if (here := self.engine.running.get(gid)) is not None:
+                outcome = await self.engine.await_here(here)
+                if outcome.phase in _ENDED:
+                    return outcome
+            run = await self._read(gid, saga)
+            if run.state.ended or (run.state.parked is not None and not await self._is_let_go(run)):
+                return run.outcome()
             await asyncio.sleep(pause_s)
             pause_s = min(_LOOK_MAX_S, 1.5 * pause_s)
 
     async def outcome(self, gid: str, saga: Saga) -> SagaOutcome:
         """Where it stands, by its log. Raises `InDoubt` where the definition that it is pinned to is not here."""
+        return (await self._read(gid, saga)).outcome()
+
+    async def _read(self, gid: str, saga: Saga) -> SagaRun:
         loaded = await self.engine.log.load(gid)
         if loaded is None:
             raise Refused(f"there is no saga {gid}", gid=gid)
@@ -165,9 +173,15 @@ class Sagas:
                 gid=gid,
             )
         try:
-            return restored(pinned, loaded, now_s=self.clock.monotonic_s()).outcome()
+            return restored(pinned, loaded, now_s=self.clock.monotonic_s())
         except InvalidDefinition as unreadable:
             raise InDoubt(str(unreadable), gid=gid) from unreadable
+
+    async def _is_let_go(self, run: SagaRun) -> bool:
+        """Whether somebody said to a parked saga what lets it go on, and nobody who drives it has heard it yet."""
+        sent = await self.engine.log.signals(run.number)
+        run.signals = [signal for signal in sent if signal.id not in run.consumed]
+        return hear(run) is not None
 
     def _pinned(self, saga: Saga, loaded: Loaded) -> Saga:
         """The definition that it began with, where it is here: the caller may have a later one by now."""
@@ -248,10 +262,6 @@ def assemble(
         engine.register(definition)
     loop = Periodic(name="sagas", round_=engine.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
     return Sagas(engine=engine, clock=clock, prefix=settings.prefix, chance=chance), loop
-
-
-def _over(outcome: SagaOutcome) -> bool:
-    return outcome.phase in (Phase.COMPLETED, Phase.COMPENSATED, Phase.PARKED)
 
 
 def _judged(outcome: SagaOutcome) -> SagaOutcome:

@@ -137,6 +137,28 @@ async def test_a_compensation_that_fails_for_good_parks_and_an_operator_resumes_
     assert world.did == ["reserve", "charge", "release"]
 
 
+async def test_whoever_lets_a_parked_saga_go_on_awaits_what_comes_of_it(coordinator, world):
+    """Not that it is parked, before anybody has heard the word; a word that means nothing changes nothing."""
+    world.raises["ship"] = [Refused("no")]
+    world.raises["refund"] = [OSError("down")] * 3 + [OSError("still down")] * 3 + [OSError("down for good")] * 3
+    handle = await coordinator.start(world.saga(), 1)
+    with pytest.raises(Parked, match="3 times: down"):
+        await handle.result()
+    await handle.skip("reserve", "it is not parked at this one")
+    with pytest.raises(Parked, match="3 times: down"):
+        await handle.result()
+    await handle.resume("the bank is back")
+    with pytest.raises(Parked, match="still down"):
+        await handle.result()
+    await handle.resume("now it is")
+    with pytest.raises(Parked, match="down for good"):
+        await handle.result()
+    await handle.skip("charge", "refunded by hand")
+    with pytest.raises(Compensated):
+        await handle.result()
+    assert world.did == ["reserve", "charge", "release"]
+
+
 async def test_one_key_starts_one_saga_and_another_input_is_refused(coordinator, world):
     first, second = await asyncio.gather(
         coordinator.start(world.saga(), 1, key="order-1"), coordinator.start(world.saga(), 1, key="order-1")
