@@ -15,6 +15,12 @@ app = typer.Typer(no_args_is_help=True, help="Sagas: list them, read one's story
 
 Gid = Annotated[str, typer.Argument(metavar="GID", help="The saga's id, as in unan:01J…", show_default=False)]
 _MOVES_WITHIN_S = 5.0
+_SAID = "it is said; a running coordinator that has its definition hears it"
+_TURNED = "it has turned back: what is being called settles first, and what was done is undone"
+_STILL_TO_TURN = (
+    f"{_SAID}. What is being called settles first; where that is its pivot, and it is done, the saga only goes "
+    "forward: `coordinator sagas show` tells"
+)
 _COLUMNS = ("gid", "name", "key", "state", "steps", "age_s")
 
 
@@ -151,9 +157,13 @@ def _steer(gid: str, signal: str, reason: str, by: str, yes: bool, journal: str,
         parked = sagas.parked_at(row)
         if signal == CANCEL and parked and not await sagas.moved(url, row, within_s=_MOVES_WITHIN_S):
             raise Refused(f"nothing has come of it: {sagas.no_way_back(parked)}", gid=gid)
+        if signal == CANCEL and not parked:
+            turned = await sagas.called_off(url, gid, within_s=_MOVES_WITHIN_S)
+            out.err.print(_TURNED if turned else _STILL_TO_TURN, highlight=False, soft_wrap=True)
+        else:
+            out.err.print(_SAID, highlight=False, soft_wrap=True)
 
     out.run(say)
-    out.err.print("it is said; a running coordinator that has its definition hears it", highlight=False, soft_wrap=True)
 
 
 def _row(url: str, gid: str) -> Row:

@@ -281,7 +281,7 @@ class SagaEngine:
     async def tell(self) -> None:
         """Let operators see which definitions are here, where there are more than before."""
         if self._told != (here := len(self.definitions)):
-            await self.log.know(list(self.definitions))
+            await self.log.know({name: saga.shape.pivot for name, saga in self.definitions.items()})
             self._told = here
 
     async def look(self) -> None:

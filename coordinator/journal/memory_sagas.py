@@ -182,7 +182,7 @@ class MemorySagas:
             del self._sagas[number]
         return len(old)
 
-    async def know(self, definitions: Collection[str]) -> None:
+    async def know(self, pivots: Mapping[str, str | None]) -> None:
         """Nobody looks into this memory from outside."""
 
     async def tidy(self) -> None:

@@ -114,10 +114,11 @@ class PostgresSagas:
         arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
         return int(await self._journal.lazy.run(lambda c: c.fetchval(SQL["purge"], *arguments)))
 
-    async def know(self, definitions: Collection[str]) -> None:
-        """Let operators see which definitions this process has."""
+    async def know(self, pivots: Mapping[str, str | None]) -> None:
+        """Let operators see which definitions this process has. See `SagaLog`."""
         owner, _ = self._owner()
-        await self._journal.questions.run(lambda c: c.execute(SQL["know"], owner, list(definitions)))
+        arguments = (owner, list(pivots), list(pivots.values()))
+        await self._journal.questions.run(lambda c: c.execute(SQL["know"], *arguments))
 
     async def tidy(self) -> None:
         """Remember where our unfinished sagas begin."""

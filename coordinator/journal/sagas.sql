@@ -165,9 +165,10 @@ WITH old AS (
 SELECT count(*) FROM old;
 
 -- know --
--- Which definitions this process has. What processes had that are forgotten is forgotten too.
+-- Which definitions this process has, and their pivots. What processes had that are forgotten is forgotten too.
 WITH forgotten AS (
     DELETE FROM unanimity.saga_definitions AS d
     WHERE NOT EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = d.owner)
 )
-INSERT INTO unanimity.saga_definitions (owner, definition) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING;
+INSERT INTO unanimity.saga_definitions (owner, definition, pivot)
+SELECT $1, d.definition, d.pivot FROM unnest($2::text[], $3::text[]) AS d (definition, pivot) ON CONFLICT DO NOTHING;

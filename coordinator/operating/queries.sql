@@ -114,7 +114,8 @@ SELECT s.gid, s.name, s.key, s.definition, s.owner, s.wake_at, e.ended, coalesce
        extract(epoch FROM now() - s.created_at)::float8 AS age_s,
        coalesce(o.lease_until > now() AND o.term = s.term, false) AS owner_lives,
        EXISTS (SELECT FROM unanimity.saga_definitions AS d JOIN unanimity.owners AS p USING (owner)
-               WHERE d.definition = s.definition AND p.lease_until > now()) AS known
+               WHERE d.definition = s.definition AND p.lease_until > now()) AS known,
+       (SELECT max(d.pivot) FROM unanimity.saga_definitions AS d WHERE d.definition = s.definition) AS pivot
 FROM unanimity.sagas AS s LEFT JOIN unanimity.owners AS o USING (owner), LATERAL (
     SELECT json_agg(event ORDER BY position) AS events, coalesce(bool_or(final), false) AS ended
     FROM unanimity.saga_events AS e WHERE e.number = s.number

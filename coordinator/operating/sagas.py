@@ -96,6 +96,8 @@ def refuse_vain(row: Mapping[str, Any], signal: str, step: str = "") -> None:
         raise Refused(f"{gid} is not being tried now ({state(row)})", gid=gid)
     if signal == CANCEL and parked is not None and _past_return(row["events"]):
         raise Refused(f"{gid} cannot be called off: {no_way_back(parked)}", gid=gid)
+    if signal == CANCEL:
+        _refuse_past_pivot(row)
     if signal in (RESUME, SKIP) and parked is None:
         raise Refused(f"{gid} is not parked: there is nothing to {WORDS[signal].split()[1]}", gid=gid)
     if signal == SKIP and parked != step:
@@ -114,6 +116,16 @@ def _past_return(events: Sequence[Mapping[str, Any]]) -> bool:
         for this, that in pairwise(events)
     )
     return any(turned) or events[-1]["t"] == "refused"
+
+
+def _refuse_past_pivot(row: Mapping[str, Any]) -> None:
+    """Raise `Refused` where its pivot is done. (Not where no process has told what that is.)"""
+    if any(event["t"] in ("done", "skipped") and event["s"] == row["pivot"] for event in row["events"]):
+        gid, parked = row["gid"], parked_at(row)
+        remedy = "" if parked is None else f". Resume it, or skip {parked} (where it is parked)"
+        raise Refused(
+            f"{gid} cannot be called off: its pivot, {row['pivot']}, is done, and it only goes forward{remedy}", gid=gid
+        )
 
 
 def tell(row: Mapping[str, Any]) -> list[Line]:
@@ -140,6 +152,25 @@ async def moved(url: str, before: Row, *, within_s: float) -> bool:
                 return False
             await asyncio.sleep(_LOOK_EVERY_S)
     return True
+
+
+async def called_off(url: str, gid: str, *, within_s: float) -> bool:
+    """Whether a saga has turned back; False where that is not known after so many seconds, or nobody can hear a word.
+
+    Raises `Refused` where its pivot, or all of it, was done before the word was heard.
+    """
+    until_s = asyncio.get_running_loop().time() + within_s
+    async with open_ledger(url, "journal", "sagas") as ledger:
+        while True:
+            now = await ledger.saga(gid)
+            _refuse_past_pivot(now)
+            if _TURNS_BACK & {event["t"] for event in now["events"]}:
+                return True
+            if now["ended"]:
+                raise Refused(f"{gid} ended before the word was heard: {state(now)}", gid=gid)
+            if not now["known"] or asyncio.get_running_loop().time() > until_s:
+                return False
+            await asyncio.sleep(_LOOK_EVERY_S)
 
 
 async def found(ledger: Ledger, which: str, *, name: str, limit: int) -> Sequence[Row]:

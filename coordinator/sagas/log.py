@@ -122,8 +122,8 @@ class SagaLog(Protocol):
     async def purge(self) -> int:
         """Forget sagas that ended longer ago than is remembered, a batch at a time; how many."""
 
-    async def know(self, definitions: Collection[str]) -> None:
-        """Let operators see which definitions this process has."""
+    async def know(self, pivots: Mapping[str, str | None]) -> None:
+        """Let operators see which definitions this process has, and the pivot of each that has one."""
         ...
 
     async def tidy(self) -> None:

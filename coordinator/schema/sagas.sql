@@ -59,9 +59,11 @@ CREATE TABLE unanimity.saga_owners (
     taken bigint NOT NULL DEFAULT 0
 );
 
--- Which definitions each process has: what is pinned to one that no live process has, nobody can go on with.
+-- Which definitions each process has: what is pinned to one that no live process has, nobody can go on with. Behind the
+-- pivot, if it has one, a saga only goes forward.
 CREATE TABLE unanimity.saga_definitions (
     owner      text NOT NULL,
     definition text NOT NULL,
+    pivot      text,
     PRIMARY KEY (owner, definition)
 );

@@ -389,10 +389,16 @@ async def test_behind_the_pivot_a_parked_saga_cannot_be_called_off_and_the_remed
     assert await query(database, AUDIT, handle.gid) == []
 
 
-async def test_what_only_its_definition_can_tell_is_told_by_who_has_it(two, database, operator, bank):
-    """That a step of which nobody knows stands behind the pivot cannot be seen from outside."""
+async def test_that_a_step_of_which_nobody_knows_stands_behind_the_pivot_is_told_by_who_has_its_definition(
+    two, database, operator, bank
+):
+    """Where its pivot is; and where an earlier version has not told that, nothing comes of the word."""
     bank.raises = {"ship": [OSError("reset")]}
     handle = await parked(database, two[0], parking(bank, pivot=True))
+    told = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "no longer")
+    assert (told.exit_code, "forward. Resume it, or skip ship (where it is parked)" in told.stderr) == (1, True)
+    assert await query(database, AUDIT, handle.gid) == []
+    await query(database, "UPDATE unanimity.saga_definitions SET pivot = NULL")
     said = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "no longer")
     assert (said.exit_code, "nothing has come of it: its pivot is done" in said.stderr) == (1, True)
     await parks(database, handle)
