@@ -61,6 +61,8 @@ class Record:
     """Under which its branches were made: it is decided under this one, or not at all. None is the journal's own."""
     adoptions: int = 0
     """How many processes died with it, or gave it up: see `limits.ADOPTIONS_MAX`."""
+    reigns: int = 1
+    """How many processes have driven it, one after the other: the term that participants are told."""
     traceparent: str = ""
     """Its place in a trace, for whoever finishes it elsewhere; empty where nobody traces."""
 

@@ -48,6 +48,8 @@ class Driver:
             task = asyncio.create_task(self.drive(run), name=f"drive {gid}")
             self.driving[gid], self.runs[gid] = task, run
             task.add_done_callback(lambda ended: self._forget(gid, ended))
+        elif (driven := self.runs.get(gid)) is not None:
+            driven.reigns = max(driven.reigns, run.reigns)  # This process has adopted what it drove before, as another.
         return task
 
     async def stop(self) -> None:
@@ -68,8 +70,8 @@ class Driver:
             logger.error("driving %s ended with a bug or a misconfiguration", gid, exc_info=failure)
 
     async def drive(self, run: Run) -> None:
-        """Do what *run* owes until it is finished or waits for an operator."""
-        while actions := owed(run.transaction):
+        """Do what *run* owes until it is finished, waits for an operator, or is another process' to finish."""
+        while not run.replaced and (actions := owed(run.transaction)):
             if len(actions) == 1:
                 await self._perform(run, actions[0])
             else:
@@ -99,6 +101,10 @@ class Driver:
                 if failures == 1:
                     logger.warning("%s of %s has no answer yet: %r", action, run.transaction.gid, failure)
                     await self._remember_conclusion(run)
+                if await self._is_replaced(run, failures):
+                    logger.warning("%s is driven by another process now", run.transaction.gid)
+                    run.replaced = True
+                    return
                 await self._note_attempt(run, action, failures, failure)
                 if not isinstance(failure, (Unavailable, *UNKNOWN)):
                     # What a setting or a privilege forbids is owed all the same, and somebody has to know.
@@ -119,9 +125,20 @@ class Driver:
             return self.performer.chance.uniform(0, pause_s)
         return limits.FINISH_BACKOFF_MAX_S * self.performer.chance.uniform(0.8, 1.0)
 
+    async def _is_replaced(self, run: Run, failures: int) -> bool:
+        """Whether somebody has taken *run* over: its participants then answer this process nothing else for ever."""
+        if run.transaction.status not in (Status.COMMITTING, Status.ABORTING) or not _is_rare(failures):
+            return False
+        try:
+            record = await self.performer.journal.look_up(run.transaction.gid)
+        except (CoordinatorError, *UNKNOWN) as unread:
+            logger.debug("whose %s is cannot be read now: %r", run.transaction.gid, unread)
+            return False
+        return record is not None and record.reigns > run.reigns
+
     async def _note_attempt(self, run: Run, action: Action, failures: int, failure: BaseException) -> None:
-        """Tell operators what is tried and answered: at first often, then as rarely as the number doubles."""
-        if not run.journalled or failures & (failures - 1):
+        """Tell operators what is tried and answered."""
+        if not run.journalled or not _is_rare(failures):
             return
         branch, tried = getattr(action, "branch", ""), failures - failures // 2
         try:
@@ -143,6 +160,11 @@ class Driver:
             await self.performer.journal.conclude(transaction.gid, standing, reason=transaction.reason)
         except (Unavailable, *UNKNOWN) as failure:
             logger.warning("the conclusion of %s is not written yet: %r", transaction.gid, failure)
+
+
+def _is_rare(failures: int) -> bool:
+    """At first often, then as rarely as the number doubles."""
+    return not failures & (failures - 1)
 
 
 def outcome_of(status: Status) -> Outcome | None:

@@ -227,7 +227,7 @@ class Performer:
     # ── the second phase ──
 
     async def _commit(self, run: Run, branch: BranchName) -> Ending:
-        return await self._participant(branch).commit(run.transaction.prepared(branch))
+        return await self._participant(branch).commit(run.transaction.prepared(branch, run.reigns))
 
     async def _abort(self, run: Run, branch: BranchName) -> Ending:
         voted_yes = run.transaction.votes.get(branch) is Vote.YES
@@ -236,7 +236,7 @@ class Performer:
             return Ending.ABORTED
         if not voted_yes and not run.journalled:
             return Ending.ABORTED  # It never had a share that anyone could commit.
-        return await self._participant(branch).abort(run.transaction.prepared(branch))
+        return await self._participant(branch).abort(run.transaction.prepared(branch, run.reigns))
 
     async def _release(self, run: Run, branch: BranchName) -> None:
         if run.outbox is None:

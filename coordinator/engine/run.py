@@ -53,6 +53,10 @@ class Run:
     """The first reason why it was not committed."""
     voted_s: float = 0.0
     """When the last resource voted, on the monotonic clock: its vote does not keep for ever."""
+    reigns: int = 1
+    """How many processes have driven it, up to this one."""
+    replaced: bool = False
+    """Another process drives it now; what it owes still is no business of this one."""
     journalled: bool = False
     """Whether the journal has a row about it, which must be finished."""
     following: Following | None = None
@@ -95,6 +99,7 @@ class Run:
             outbox=self.outbox,
             hold_s=self.hold_s,
             lease=self.lease,
+            reigns=self.reigns,
             traceparent=self.traceparent,
         )
 
@@ -124,6 +129,7 @@ def resume(record: Record) -> Run:
         transaction=restored(transaction),
         outbox=record.outbox,
         key=record.key,
+        reigns=record.reigns,
         journalled=True,
         traceparent=record.traceparent,
     )

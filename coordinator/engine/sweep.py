@@ -80,14 +80,15 @@ class Sweep:
             logger.warning("%s has no record; its abort was presumed, and what stands is %s", gid, stands)
             if stands is Standing.ABORT:
                 self.presumed += 1
-                self.driver.start(resume(record))
+                self.driver.start(resume(await self.journal.look_up(gid) or record))  # Its owner may have written it.
             else:
                 await self._look_at(participant, doubtful)
 
     async def _obey(self, participant: Participant, record: Record) -> None:
         """Do as was decided, also where it had been done: a failover brings back what was committed as prepared."""
         name = participant.name
-        prepared = Prepared(gid=record.gid, branch=name, evidence=record.evidence.get(name, NO_EVIDENCE))
+        evidence = record.evidence.get(name, NO_EVIDENCE)
+        prepared = Prepared(gid=record.gid, branch=name, evidence=evidence, term=record.reigns)
         match record.standing:
             case Standing.COMMIT:
                 ending, wanted = await participant.commit(prepared), Ending.COMMITTED
@@ -127,4 +128,5 @@ def _presumed_abort(doubtful: Doubtful) -> Record:
         branches={prepared.branch: Branch(name=prepared.branch, role=Role.PREPARED)},
         evidence={prepared.branch: prepared.evidence},
         reason="no record speaks of it, and it is too old for its owner to decide still",
+        reigns=2,  # It was tried, or prepared, by an owner that this one takes over from.
     )

@@ -155,7 +155,7 @@ class MemoryJournal:
                     reason = "held for longer than it may be"
                     row.record = replace(row.record, standing=Standing.ABORT, reason=reason)
                 aside = row.record.adoptions > limits.ADOPTIONS_MAX and alert not in self.world.alerts
-                age_s = now_s - row.created_s
+                row.record, age_s = replace(row.record, reigns=row.record.reigns + 1), now_s - row.created_s
                 adopted.append(Adopted(record=row.record, owner=row.owner, age_s=age_s, set_aside=aside))
                 row.owner, row.term = me, term
             return adopted[: limits.JOURNAL_BATCH_MAX]

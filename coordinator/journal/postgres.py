@@ -213,6 +213,7 @@ class PostgresJournal:
             [branches_json(record) for record in batch],
             [record.outbox for record in batch],
             [record.hold_s for record in batch],
+            [record.reigns for record in batch],
         )
         rows = await self.forced.run(lambda connection: connection.fetch(SQL["decide"], *columns))
         # By what was inserted, not by what was asked: two records of one transaction may share a batch.

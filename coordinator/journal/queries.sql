@@ -3,16 +3,16 @@
 -- so that a takeover and a decision exclude each other. An ABORT may be written by anyone, at any time.
 WITH proposed AS (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::jsonb[], $10::text[], $11::float8[])
-        AS p (owner, term, gid, standing, name, recipe, key, reason, branches, outbox, hold_s)
+        $8::text[], $9::jsonb[], $10::text[], $11::float8[], $12::int[])
+        AS p (owner, term, gid, standing, name, recipe, key, reason, branches, outbox, hold_s, reigns)
 ), held AS MATERIALIZED (
     SELECT o.owner, o.term FROM unanimity.owners AS o
     WHERE (o.owner, o.term) IN (SELECT owner, term FROM proposed WHERE standing <> 'abort')
     ORDER BY o.owner FOR UPDATE
 ), written AS (
     INSERT INTO unanimity.decisions
-        (gid, standing, owner, term, name, recipe, idempotency_key, reason, branches, outbox, hold_until)
-    SELECT gid, standing, owner, term, name, recipe, key, reason, branches, outbox,
+        (gid, standing, owner, term, name, recipe, idempotency_key, reason, branches, outbox, reigns, hold_until)
+    SELECT gid, standing, owner, term, name, recipe, key, reason, branches, outbox, reigns,
            now() + make_interval(secs => hold_s)
     FROM proposed
     WHERE standing = 'abort' OR (owner, term) IN (SELECT owner, term FROM held)
@@ -115,6 +115,7 @@ WITH found AS (
 UPDATE unanimity.decisions AS d SET
     owner = $1,
     term = $2,
+    reigns = d.reigns + 1,
     adoptions = d.adoptions + CASE WHEN locked.resigned THEN 0 ELSE 1 END,
     decided_by = CASE WHEN d.standing <> 'parked' THEN coalesce(d.decided_by, d.owner || ' (term ' || d.term || ')') END,
     adopted_at = CASE WHEN d.standing <> 'parked' THEN now() END,

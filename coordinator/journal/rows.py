@@ -48,5 +48,6 @@ def record_of(row: Mapping[str, Any]) -> Record:
         key=row["idempotency_key"],
         outbox=row["outbox"],
         adoptions=row["adoptions"],
+        reigns=row["reigns"],
         traceparent=branches[0].get("traceparent", "") if branches else "",
     )

@@ -74,6 +74,7 @@ async def decide_doubtful(
             votes=dict.fromkeys(doubtful, Vote.YES),
             evidence={name: found.prepared.evidence for name, found in doubtful.items()},
             reason=f"{by}: {reason}",
+            reigns=2,  # Whoever carries it out takes over from the owner that left it.
         )
         await _say(stores, gid, f"in-doubt {outcome}", by, reason)
         stands = await stores.journal.decide(record)

@@ -72,8 +72,8 @@ def owed_now(row: Mapping[str, Any]) -> list[str]:
 
 def recorded(row: Mapping[str, Any]) -> Record:
     """The record that a row of the ledger holds, as the engine would load it."""
-    unlisted = {"name": "", "recipe": Recipe.TWO_PHASE, "idempotency_key": None, "outbox": None, "adoptions": 0}
-    return record_of(unlisted | dict(row) | {"branches": json.dumps(row["branches"])})
+    unlisted = {"name": "", "recipe": Recipe.TWO_PHASE, "idempotency_key": None, "outbox": None}
+    return record_of(unlisted | {"adoptions": 0, "reigns": 1} | dict(row) | {"branches": json.dumps(row["branches"])})
 
 
 def _past(row: Mapping[str, Any]) -> Iterator[Line]:

@@ -123,6 +123,8 @@ class Prepared:
     gid: Gid
     branch: BranchName
     evidence: Evidence = field(default_factory=dict)
+    term: int = 1
+    """Whose reign it is finished in: a participant that was told a higher one turns it away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,6 @@ class Transaction:
         )
         return any(ending in (Ending.HAZARD, Ending.LOST, opposite) for ending in self.endings.values())
 
-    def prepared(self, branch: BranchName) -> Prepared:
+    def prepared(self, branch: BranchName, term: int) -> Prepared:
         """The branch as plain data, to be finished by whoever gets there."""
-        return Prepared(gid=self.gid, branch=branch, evidence=self.evidence.get(branch, NO_EVIDENCE))
+        return Prepared(gid=self.gid, branch=branch, evidence=self.evidence.get(branch, NO_EVIDENCE), term=term)

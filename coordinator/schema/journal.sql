@@ -26,7 +26,8 @@ CREATE TABLE unanimity.decisions (
     done_at         timestamptz,
     adoptions       integer NOT NULL DEFAULT 0,
     decided_by      text,
-    adopted_at      timestamptz
+    adopted_at      timestamptz,
+    reigns          integer NOT NULL DEFAULT 1
 );
 
 CREATE INDEX decisions_unfinished ON unanimity.decisions (owner) WHERE done_at IS NULL;

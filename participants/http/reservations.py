@@ -43,11 +43,11 @@ def reservations(service: Service, path: str) -> dict[str, Callable[..., Awaitab
     async def attempt(gid: str, what: Any) -> None:
         await service.send(f"{base}/try", to_json(what), _delivery(service, gid, "try"))
 
-    async def confirm(gid: str) -> Ending | None:
-        return _ended(await service.send(f"{base}/confirm", b"", _delivery(service, gid, "confirm")))
+    async def confirm(gid: str, term: int) -> Ending | None:
+        return _ended(await service.send(f"{base}/confirm", b"", _delivery(service, gid, "confirm", term)))
 
-    async def cancel(gid: str) -> Ending | None:
-        return _ended(await service.send(f"{base}/cancel", b"", _delivery(service, gid, "cancel")))
+    async def cancel(gid: str, term: int) -> Ending | None:
+        return _ended(await service.send(f"{base}/cancel", b"", _delivery(service, gid, "cancel", term)))
 
     async def pending() -> list[tuple[str, float]]:
         told = _read(_Pending, await service.send(f"{base}/pending", b"", _delivery(service, "none", "status")))
@@ -56,8 +56,8 @@ def reservations(service: Service, path: str) -> dict[str, Callable[..., Awaitab
     return {"attempt": attempt, "confirm": confirm, "cancel": cancel, "pending": pending}
 
 
-def _delivery(service: Service, gid: str, direction: str) -> Delivery:
-    return Delivery(gid=gid, step=service.name, direction=direction)
+def _delivery(service: Service, gid: str, direction: str, term: int = 1) -> Delivery:
+    return Delivery(gid=gid, step=service.name, direction=direction, term=term)
 
 
 def _ended(body: bytes) -> Ending | None:

@@ -6,6 +6,7 @@ must also bear that there is nothing to take back, and keep a try out that comes
 """
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from coordinator.ports import Ability, Doubtful
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
 
 Try = Callable[[str, Any], Awaitable[object]]
-End = Callable[[str], Awaitable[Ending | None]]
+End = Callable[..., Awaitable[Ending | None]]
 Pending = Callable[[], Awaitable[Iterable[tuple[str, float]]]]
 
 
@@ -32,7 +33,9 @@ class Tcc:
     nothing is reserved), and `Unavailable` where nothing happened; anything else that it raises means that nobody
     knows, and it is cancelled. *confirm* and *cancel* are called with the id alone, possibly in another process and a
     long time later. They return None once it is so, or how it ended where that was otherwise before: `Ending.ABORTED`
-    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again.
+    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again. One that has a
+    parameter *term* is told whose reign it is called in: 1 is whoever tried, and each process that takes over from
+    another has a higher one. The service may turn away what is lower than it was told before (the barrier does).
 
     *pending* returns (id, age in seconds) of what is reserved now. With it, what a process that died had tried is
     cancelled; without it, such a reservation must expire by itself, later than any decision can come.
@@ -50,7 +53,7 @@ class Tcc:
         self.name = BranchName("tcc")
         self.prefix = "unan"
         self.attempt = attempt
-        self._confirm, self._cancel, self._pending = confirm, cancel, pending
+        self._confirm, self._cancel, self._pending = _told_its_term(confirm), _told_its_term(cancel), pending
         self._call_within_s = call_within_s
 
     async def open(self) -> frozenset[Ability]:
@@ -68,12 +71,12 @@ class Tcc:
 
     async def commit(self, prepared: Prepared) -> Ending:
         """Confirm; how it ended."""
-        ended = await self.ask("tcc.confirm", lambda: self._confirm(prepared.gid), prepared.gid, self._call_within_s)
+        ended = await self._end("tcc.confirm", self._confirm, prepared)
         return ended or Ending.COMMITTED
 
     async def abort(self, prepared: Prepared) -> Ending:
         """Cancel, whether or not anything was tried; how it ended."""
-        ended = await self.ask("tcc.cancel", lambda: self._cancel(prepared.gid), prepared.gid, self._call_within_s)
+        ended = await self._end("tcc.cancel", self._cancel, prepared)
         return ended or Ending.ABORTED
 
     async def in_doubt(self) -> Sequence[Doubtful]:
@@ -85,6 +88,12 @@ class Tcc:
             for gid, age_s in await self._pending()
             if gid.startswith(f"{self.prefix}:")
         ]
+
+    async def _end(self, point: str, end: End, prepared: Prepared) -> Ending | None:
+        ended: Ending | None = await self.ask(
+            point, lambda: end(prepared.gid, prepared.term), prepared.gid, self._call_within_s
+        )
+        return ended
 
     async def ask(self, point: str, call: Callable[[], Awaitable[Any]], gid: Gid, within_s: float) -> Any:
         """Call the service. Raises `Unavailable` where nothing happened, and `InDoubt` where nobody knows."""
@@ -142,3 +151,10 @@ class TccSession:
 
     async def _try(self) -> None:
         await self._participant.attempt(self._gid, self._asked[0])
+
+
+def _told_its_term(end: End) -> End:
+    """*end*, called with the term where it has a parameter for it."""
+    if "term" in inspect.signature(end).parameters:
+        return lambda gid, term: end(gid, term=term)
+    return lambda gid, term: end(gid)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import asyncpg
 import pytest
 
 from coordinator import Coordinator, CoordinatorError, Refused, Settings
@@ -110,6 +111,37 @@ async def test_a_fault_at_the_boundary_tears_nothing(coordinator, service, point
         orders, final = await counted(service)
         assert not armed.unfired()
     assert orders == final == (1 if point == "tcc.confirm" else 0)
+
+
+async def test_a_process_that_was_replaced_leaves_the_end_to_whoever_replaced_it(database, service):
+    """The service turns its term away, and it asks no more; who takes over then is let in by a higher one."""
+    terms = []
+    other = await asyncpg.connect(database)
+
+    async def confirm(gid, term):
+        terms.append(term)
+        if len(terms) == 1:  # As `adopt` has it, by a process that lives.
+            await other.execute("INSERT INTO unanimity.owners VALUES ('other', 1, now() + interval '1 hour')")
+            await other.execute("UPDATE unanimity.decisions SET owner = 'other', term = 1, reigns = reigns + 1")
+        if term < 3:
+            raise Refused("a higher term was here before")
+        return await service.confirm(gid)
+
+    stock = Tcc(service.attempt, confirm=confirm, cancel=service.cancel, pending=service.pending)
+    participants = {"db": Postgres(database), "stock": stock}
+    settings = SETTINGS.model_copy(update={"presume_abort_after_s": 60.0})
+    try:
+        async with Coordinator(journal=database, participants=participants, settings=settings) as coordinator:
+            coordinator.engine.recovery.sweep.participants = {}  # It would do as is decided, whoever drives it.
+            await order(coordinator)
+            assert (terms, coordinator.engine.driver.driving) == ([1], {})
+            await other.execute(
+                "UPDATE unanimity.owners SET lease_until = now() - interval '1 s' WHERE owner = 'other'"
+            )
+            assert await counted(service) == (1, 1)
+        assert terms == [1, 3]
+    finally:
+        await other.close()
 
 
 def test_every_point_is_struck():

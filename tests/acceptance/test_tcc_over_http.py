@@ -193,6 +193,35 @@ async def test_whoever_recovers_may_be_killed_at_it_too(postgres, left, cell, re
             assert await until(stage.nothing_owed, WITHIN_S) is not None
 
 
+TAKEN_OVER = {
+    "confirmed": (Cell.BEFORE, "confirm"),
+    "cancelled after its vote": (Cell.BEFORE, "cancel"),
+    "tried": (Cell.AFTER, "cancel"),
+}
+
+
+async def test_whoever_takes_over_signs_a_higher_term(postgres):
+    """The first one died with term 1; a request of it that comes late is turned away by what the service knows then."""
+    async with staged(postgres, "tcc_terms") as stage:
+        for left, (cell, _) in TAKEN_OVER.items():
+            await stage.open_account(left, permitted=left != "cancelled after its vote")
+            assert await child(stage, left, cell, left) == -9
+        alive = "SELECT count(*) FROM unanimity.owners WHERE lease_until > now()"
+
+        async def nobody_lives():
+            return not await stage.orders.fetchval(alive)
+
+        assert await until(nobody_lives, WITHIN_S) is not None  # Until then a sweep may do what its owner owes.
+        async with coordinating(stage.database, stage.payments.port):
+            for left in TAKEN_OVER:
+                await stage.ends(left, ENDS[left])
+        rows = await stage.books.fetch("SELECT direction, term FROM unanimity.barrier")
+    ends = [end for _, end in TAKEN_OVER.values()]
+    assert sorted((row["direction"], row["term"]) for row in rows) == sorted(
+        [("try", 1)] * len(ends) + [(end, 2) for end in ends]
+    )
+
+
 CALLS = {"try": UNPAID, "confirm": PAID, "cancel": UNPAID}
 
 

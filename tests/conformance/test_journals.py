@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -183,8 +184,6 @@ def record(standing=Standing.COMMIT, *, key=None, hold_s=None) -> Record:
 
 
 def with_standing(made: Record, standing: Standing) -> Record:
-    from dataclasses import replace
-
     return replace(made, standing=standing)
 
 
@@ -379,6 +378,20 @@ async def test_handing_over_is_not_held_against_a_record(place, a):
         await owner.owners.resign(owner.lease)
         owner, (adopted,) = await successor(place, number)
         assert (adopted.record.adoptions, adopted.set_aside) == (0, False)
+
+
+async def test_each_process_that_goes_on_with_a_record_reigns_anew(place, a):
+    """Whether the last one died or handed over: participants turn away the lower term."""
+    made, presumed = record(), replace(record(), standing=Standing.ABORT, reigns=2)
+    for each in (made, presumed):
+        await a.journal.decide(each)
+    assert [(await a.journal.look_up(each.gid)).reigns for each in (made, presumed)] == [1, 2]
+    b, adopted = await successor_of_dead(place, a, 1)
+    assert {one.record.gid: one.record.reigns for one in adopted} == {made.gid: 2, presumed.gid: 3}
+    await b.owners.resign(b.lease)
+    c, adopted = await successor(place, 2)
+    assert {one.record.gid: one.record.reigns for one in adopted} == {made.gid: 3, presumed.gid: 4}
+    assert (await c.journal.look_up(made.gid)).reigns == 3
 
 
 async def test_a_parked_record_is_given_back_once_when_it_was_held_for_too_long(place, a):

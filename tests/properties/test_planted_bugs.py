@@ -47,7 +47,7 @@ def phase_two_before_the_journal(patch: pytest.MonkeyPatch) -> None:
     async def hasty(self, run, standing, *, reason=""):
         for name, vote in run.transaction.votes.items():
             if vote is Vote.YES:
-                await self._participant(name).commit(run.transaction.prepared(name))
+                await self._participant(name).commit(run.transaction.prepared(name, run.reigns))
         return await write(self, run, standing, reason=reason)
 
     patch.setattr(Performer, "_write", hasty)
