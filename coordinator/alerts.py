@@ -25,6 +25,7 @@ class AlertKind(StrEnum):
     LOST_BY_FAILOVER = "lost-by-failover"
     OLDER_THAN_JOURNAL = "older-than-journal"
     PARKED_SAGA = "parked-saga"
+    UNREADABLE_SAGA = "unreadable-saga"
     POISON = "poison"
 
 
@@ -100,6 +101,14 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
         "pivot did, nobody could say what became of a step, or six processes in a row were lost with it.",
         "The detail names the step and what it answered. Mend what it names and resume the saga, or do the step's work "
         "by hand and skip it, with a reason; before the pivot, it can be cancelled too. That closes the alert.",
+    ),
+    AlertKind.UNREADABLE_SAGA: Explanation(
+        "A process has the definition of a saga, and cannot read what was kept of it: the type of an input or of an "
+        "output was changed, and the definition kept its version. The saga is left as it stands, and is tried again "
+        "every half minute, by any process that has its definition.",
+        "The detail names what is of another type. Let that type take what was kept as well (a new field has a "
+        "default), or bring back the earlier code, and give the changed definition another version: the saga goes on "
+        "by itself. Then resolve the alert.",
     ),
     AlertKind.OLDER_THAN_JOURNAL: Explanation(
         "A branch of ours is prepared, but is older than the journal's memory: that no record speaks of it does not "

@@ -116,6 +116,8 @@ SAGAS_ASKED_MAX = 2500
 SAGA_RETENTION_S = 7 * 24 * 3600.0
 # A process finds so many at most to go on with, beside those that it drives: the rest is left to others, or to later.
 SAGAS_FOUND_MAX = 10_000
+# One that no code here can read is tried again after so long: by then, others may have it, or there may be other code.
+SAGA_UNREADABLE_S = 30.0
 # Calls of one participant by the sagas of one process; of a rate, what comes in a tenth of a second may come at once.
 CALLS_IN_FLIGHT_MAX = 100
 CALLS_TOGETHER_S = 0.1

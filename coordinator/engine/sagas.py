@@ -320,8 +320,12 @@ class SagaEngine:
                 await self._resume(loaded)
             except (Replaced, Unavailable, *UNKNOWN):
                 raise
-            except Exception:  # Whatever is wrong with one saga, the others go on.
+            except Exception as failure:  # Whatever is wrong with one saga, the others go on.
                 logger.exception("saga %s cannot be gone on with", loaded.gid)
+                await self.parking.cannot_go_on(loaded, failure, under=self.ownership.lease)
+                doubt, wait_s = loaded.doubtful or loaded.number in self._broken, limits.SAGA_UNREADABLE_S
+                self._broken.discard(loaded.number)
+                await self.log.suspend(loaded.number, wake_in_s=wait_s, seen=loaded.signalled, doubtful=doubt)
 
     async def _resume(self, loaded: Loaded) -> None:
         if (going := self._tasks.get(loaded.gid)) is not None:
@@ -334,10 +338,10 @@ class SagaEngine:
                 return
             loaded = fresh
         if loaded.number in self._broken:
-            self._broken.remove(loaded.number)
             loaded = replace(loaded, doubtful=True)
         definition, lease = self.definitions[loaded.definition], self.ownership.lease
         run = restored(definition, loaded, now_s=self.clock.monotonic_s(), lease=lease)
+        self._broken.discard(loaded.number)
         if run.state.ended:
             return
         self.recovered += 1

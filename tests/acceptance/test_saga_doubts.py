@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, computed_field
 from pydantic.alias_generators import to_camel
 
-from coordinator import Coordinator, InDoubt, InvalidDefinition, KeyReused, Refused, Unavailable
+from coordinator import Coordinator, InDoubt, InvalidDefinition, KeyReused, Refused, Unavailable, limits
 from coordinator.errors import Compensated
 from coordinator.protocol.saga import Phase
 from coordinator.sagas.definition import Saga, await_signal, sleep, step
@@ -107,7 +107,12 @@ async def test_a_key_that_stands_for_a_saga_of_an_earlier_version_finds_it(journ
             await handle.skip("come", "it is of the other version")
 
 
-async def test_what_was_kept_as_another_type_waits_for_code_that_can_read_it_and_holds_up_nobody(journal, world):
+async def test_what_was_kept_as_another_type_waits_for_code_that_can_read_it_and_holds_up_nobody(
+    journal, world, monkeypatch
+):
+    """Also where that code runs beside what cannot read it; and an operator is told, once."""
+    monkeypatch.setattr(limits, "SAGA_UNREADABLE_S", 0.5)
+
     async def one() -> int:
         return 1
 
@@ -123,10 +128,15 @@ async def test_what_was_kept_as_another_type_waits_for_code_that_can_read_it_and
         with pytest.raises(InDoubt, match="its 'first' was kept as another type than typed@1 has by now"):
             await (await changed.attach(saga(many), "1")).result()
         assert (await changed.run(saga(many))).completed
-        await asyncio.sleep(0.5)  # It has awoken here.
+        alerts = changed.sagas.engine.alerts
+        while not await alerts.open_alerts():  # noqa: ASYNC110 - it awakes here within a second.
+            await asyncio.sleep(0.05)
         assert (await changed.run(saga(many))).completed
-    async with Coordinator(journal=journal, sagas=[saga(one)], settings=SETTINGS) as again:
-        assert (await again.run(saga(one), key="1")).outputs["first"] == 1
+        async with Coordinator(journal=journal, sagas=[saga(one)], settings=SETTINGS) as again:
+            async with asyncio.timeout(20):
+                assert (await again.run(saga(one), key="1")).outputs["first"] == 1
+        (alert,) = await alerts.open_alerts()
+        assert (alert.kind, "was kept as another type than typed@1 has" in alert.detail) == ("unreadable-saga", True)
 
 
 async def test_equal_inputs_are_one_however_they_are_written(coordinator, world):

@@ -22,7 +22,7 @@ from coordinator.journal.owners import PostgresOwners
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.ports import Record, Standing
 from coordinator.protocol.model import Branch, BranchName, Ending, Gid, Recipe, Role
-from coordinator.sagas import Attempts, Saga, step
+from coordinator.sagas import Attempts, Saga, sleep, step
 from coordinator.schema import apply
 from coordinator.settings import load
 from participants import Kafka, Postgres
@@ -246,6 +246,25 @@ async def stuck_saga(scene: Scene) -> Gid:
     return Gid(held.value.gid or "")
 
 
+async def saga_kept_as_another_type(scene: Scene) -> Gid:
+    """Two processes have its definition by name and version, and none of them can read what it was given."""
+
+    async def book(request: int) -> None:
+        return None
+
+    async def later(request: list[int]) -> None:
+        return None
+
+    kept, changed = [
+        Saga("trip", sleep("wait", 0.5), step(action, name="book"), version="1") for action in (book, later)
+    ]
+    async with Coordinator(journal=scene.journal, sagas=[kept]) as before:
+        handle = await before.start(kept, 1)
+    for each in (scene.a, scene.b):
+        each.sagas.engine.register(changed)
+    return Gid(handle.gid)
+
+
 PROVOCATIONS: Mapping[AlertKind, list[Callable[[Scene], Awaitable[Gid]]]] = {
     AlertKind.PARKED: [parked],
     AlertKind.REFUSED: [refused],
@@ -254,6 +273,7 @@ PROVOCATIONS: Mapping[AlertKind, list[Callable[[Scene], Awaitable[Gid]]]] = {
     AlertKind.OLDER_THAN_JOURNAL: [older_than_the_journal],
     AlertKind.POISON: [poisonous],
     AlertKind.PARKED_SAGA: [stuck_saga],
+    AlertKind.UNREADABLE_SAGA: [saga_kept_as_another_type],
 }
 
 

@@ -9,7 +9,7 @@ from coordinator.errors import Compensated
 from coordinator.operating import sagas
 from coordinator.operating.ledger import open_ledger
 from coordinator.protocol.saga import Phase
-from coordinator.sagas import Attempts, Saga, await_signal, step
+from coordinator.sagas import Attempts, Saga, await_signal, sleep, step
 from tests.integration.operating.conftest import SETTINGS
 
 ONCE = Attempts(at_most=1)
@@ -160,3 +160,34 @@ async def test_what_nobody_can_go_on_with_is_named(operator, database):
         assert await named() == ["sagas of patient@1"]
         (row,) = await operator.json("sagas", "list", "--state", "stranded")
         assert (row["gid"], row["state"]) == (handle.gid, "stranded: no live process has patient@1")
+
+
+async def test_what_its_definition_cannot_read_is_named_by_an_alert_and_by_doctor(operator, database):
+    """With what can be done about it, for as long as nobody has resolved the alert."""
+
+    async def greet(request: int) -> None:
+        return None
+
+    async def changed(request: list[int]) -> None:
+        return None
+
+    def saga(action):
+        return Saga("greeted", sleep("wait", 0.5), step(action, name="greet"), version="1")
+
+    async with Coordinator(journal=database, sagas=[saga(greet)], settings=SETTINGS) as first:
+        handle = await first.start(saga(greet), 1)
+    async with Coordinator(journal=database, sagas=[saga(changed)], settings=SETTINGS):
+        async with asyncio.timeout(20):
+            while not (alerts := await operator.json("alerts", "list")):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    assert [(row["gid"], row["kind"]) for row in alerts] == [(handle.gid, "unreadable-saga")]
+
+    async def found():
+        findings = await operator.json("doctor", "--postgres", database)
+        return [row for row in findings if row["what"] == f"saga {handle.gid}"]
+
+    (finding,) = await found()
+    assert "its 'input' was kept as another type than greeted@1 has by now" in finding["found"]
+    assert "give the changed definition another version" in finding["remedy"]
+    said = await operator.run("alerts", "resolve", handle.gid, "unreadable-saga", "--reason", "ops-3: 1.2.1 reads it")
+    assert (said.exit_code, await found()) == (0, []), said.output
