@@ -78,6 +78,13 @@ class Origin:
         """The address that its host is; None where it is a name."""
         return ip_address(self.host) if ":" in self.host or self.host.rpartition(".")[2].isdigit() else None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is said there can be read, and changed, by whoever is on the way to another machine."""
+        literal = self.literal
+        here = self.host == "localhost" if literal is None else literal.is_loopback
+        return self.scheme == "http" and not here
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"

@@ -16,6 +16,7 @@ input where none is given. Its answer is the step's output.
 """
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from participants.http.addresses import Allowed, Origin, checked_path
 from participants.http.answers import failure_of
 from participants.http.connections import Resolve, open_session, refuse_literal, system_resolve, why_unreached
 from participants.http.signing import Delivery, Key, signed_headers
+
+logger = logging.getLogger(__name__)
 
 Body = Callable[..., Any]
 Step = Callable[..., Awaitable[Any]]
@@ -66,8 +69,9 @@ class Service:
     """One service: its name, its origin, the key that is shared with it, and which private networks it may be in.
 
     Nothing but *url* is ever connected to: redirects are not followed, and proxies of the environment are not used.
-    Addresses that are not on the public internet are refused unless *networks* has them. Raises `Misconfigured` for
-    another kind of URL.
+    Addresses that are not on the public internet are refused unless *networks* has them. Without TLS only this machine
+    is called: what is signed can be read on the way, and an answer is not signed at all. *insecure* says that it may
+    all the same (a mesh encrypts, say), and is told to the log. Raises `Misconfigured` for another kind of URL.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Service:
         networks: tuple[str, ...] | list[str] = (),
         bounds: Bounds | None = None,
         tls: SSLContext | None = None,
+        insecure: bool = False,
         resolve: Resolve = system_resolve,
         now: Callable[[], datetime] = _wall_clock,
     ) -> None:
@@ -89,6 +94,19 @@ class Service:
         self._allowed = Allowed.of(networks)
         self._session: aiohttp.ClientSession | None = None
         refuse_literal(self.origin, self._allowed)
+        self._check_transport(insecure)
+
+    def _check_transport(self, insecure: bool) -> None:
+        if not self.origin.is_plain:
+            return
+        if not insecure:
+            raise Misconfigured(
+                f"{self.name} would be called without TLS at {self.origin}: register it by https, or, where something "
+                "else encrypts on the way, with `insecure=True`"
+            )
+        logger.warning(
+            "%s is called without TLS at %s: whoever is on the way can forge answers", self.name, self.origin
+        )
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, {str(self.origin)!r})"

@@ -32,7 +32,7 @@ async def test_no_hostile_url_reaches_it():
     async with canary() as (port, visitors):
         for url in hostile_urls(port):
             with pytest.raises((Misconfigured, Refused)):
-                async with Service("payments", url, KEY, resolve=names([FORBIDDEN])) as payments:
+                async with Service("payments", url, KEY, insecure=True, resolve=names([FORBIDDEN])) as payments:
                     await payments.send("/charge", b"{}", DELIVERY)
         assert visitors == []
 
@@ -54,7 +54,7 @@ async def test_a_name_that_leads_elsewhere_is_not_called(addresses):
     async with canary() as (port, visitors):
         networks = [f"{GOOD}/32"]
         async with Service(
-            "payments", f"http://{NAME}:{port}", KEY, networks=networks, resolve=names(addresses)
+            "payments", f"http://{NAME}:{port}", KEY, insecure=True, networks=networks, resolve=names(addresses)
         ) as payments:
             with pytest.raises(Refused, match="may not be called"):
                 await payments.send("/charge", b"{}", DELIVERY)
@@ -66,7 +66,7 @@ async def test_a_name_that_changes_its_mind_is_caught_at_the_next_connection():
     async with canary() as (port, visitors), serving(app := Answers((200, {}, b"{}")), GOOD, port):
         resolve = names([GOOD], [FORBIDDEN])
         async with Service(
-            "payments", f"http://{NAME}:{port}", KEY, networks=[f"{GOOD}/32"], resolve=resolve
+            "payments", f"http://{NAME}:{port}", KEY, insecure=True, networks=[f"{GOOD}/32"], resolve=resolve
         ) as payments:
             await payments.send("/charge", b"{}", DELIVERY)
             await payments.send("/charge", b"{}", DELIVERY)

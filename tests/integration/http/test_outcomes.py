@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordinator.errors import Disconnected, InDoubt, Overloaded, Refused, Unavailable
+from coordinator.errors import Disconnected, InDoubt, Misconfigured, Overloaded, Refused, Unavailable
 from participants.http import Delivery, Key, Verifier
 from participants.http.service import Bounds, Service
 from tests.integration.http.server import Answers, message, serving
@@ -94,6 +94,24 @@ async def test_retry_after_may_be_a_date():
     assert raised.value.retry_after_s == 40.0
 
 
+@pytest.mark.parametrize(
+    "url", ["http://payments.internal", "http://8.8.8.8:8080", "http://10.1.2.3", "http://[fd12::1]"]
+)
+def test_a_service_elsewhere_is_not_called_without_tls_unless_somebody_says_so(url, caplog):
+    """Its answers could be forged on the way: a payment would be taken for done."""
+    with pytest.raises(Misconfigured, match="insecure=True"):
+        Service("payments", url, KEY, networks=["10.0.0.0/8", "fd12::/16"])
+    assert not caplog.records
+    Service("payments", url, KEY, networks=["10.0.0.0/8", "fd12::/16"], insecure=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://[::1]:8000", "http://localhost:8000", "https://a.b"])
+def test_this_machine_is_called_without_tls_and_https_is_no_warning(url, caplog):
+    Service("payments", url, KEY, networks=["127.0.0.0/8", "::1/128"])
+    assert not caplog.records
+
+
 async def test_where_nobody_listens_nothing_happened():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -106,7 +124,7 @@ async def test_a_name_that_is_not_found_means_that_nothing_happened():
     async def fails(host, port):
         raise socket.gaierror(-2, "Name or service not known")
 
-    async with Service("payments", "http://payments.internal", KEY, resolve=fails) as payments:
+    async with Service("payments", "http://payments.internal", KEY, insecure=True, resolve=fails) as payments:
         with pytest.raises(Unavailable):
             await payments.send("/charge", b"{}", DELIVERY)
 
@@ -116,7 +134,9 @@ async def test_a_name_that_is_not_found_in_time_means_that_nothing_happened():
         await asyncio.sleep(60)
 
     bounds = Bounds(connect_s=0.2, answer_s=5.0)
-    async with Service("payments", "http://payments.internal", KEY, resolve=hangs, bounds=bounds) as payments:
+    async with Service(
+        "payments", "http://payments.internal", KEY, insecure=True, resolve=hangs, bounds=bounds
+    ) as payments:
         with pytest.raises(Unavailable):
             await payments.send("/charge", b"{}", DELIVERY)
 
