@@ -1,7 +1,12 @@
-"""What steps that wait come to: a time passes, or a signal is there."""
+"""What steps that wait come to: a time passes, or a signal is there.
+
+A signal of another type (a reply, say, of a service that has changed) is neither what was waited for nor its absence:
+an operator says how it goes on. It is kept, and looked at again when he has the step tried again: by then there may be
+code that can read it, or the right one beside it.
+"""
 
 from coordinator.engine.saga_run import SagaRun
-from coordinator.protocol.saga import Done, Refused, Waiting
+from coordinator.protocol.saga import Done, Refused, Stuck, Waiting
 from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import StepDefinition
 from coordinator.sagas.events import Happened
@@ -9,15 +14,19 @@ from coordinator.sagas.events import Happened
 
 def waited_for(run: SagaRun, step: StepDefinition, *, now_s: float) -> Happened | None:
     """What has become of a wait: it begins, it is over, or it goes on (None). *now_s*: seconds since 1970."""
-    if step.kind is Kind.SIGNAL:
-        for signal in run.signals:
-            if signal.name == step.signal and step.accepts(signal.payload):
+    wrong = ""
+    for signal in run.signals if step.kind is Kind.SIGNAL else ():
+        if signal.name == step.signal:
+            if not (misfit := step.misfit(signal.payload)):
                 return Happened(Done(step.name), signal.payload.encode(), signal.id)
+            wrong = f"the signal {step.signal!r} came as another type: {misfit}"
     if step.name not in run.state.waits:
         return Happened(Waiting(step.name, None if step.wait_s is None else now_s + step.wait_s))
+    if wrong and not run.flying:  # What is being called settles first.
+        return Happened(Stuck(step.name, wrong))
     until_s = run.state.waits[step.name]
     if until_s is None or now_s < until_s:
         return None
     if step.kind is Kind.SLEEP:
         return Happened(Done(step.name))
-    return Happened(Refused(step.name, f"no signal {step.signal!r} within {step.wait_s:g} s"))
+    return Happened(Refused(step.name, wrong or f"no signal {step.signal!r} within {step.wait_s:g} s"))

@@ -195,8 +195,8 @@ class SagaEngine:
                 step = run.saga.steps[action.step]
                 if isinstance(action, Run) and step.kind is not Kind.ACTION:
                     waited = waited_for(run, step, now_s=self.clock.now().timestamp())
-                    if waited is not None and isinstance(waited.event, StepRefused):
-                        await self.listening.read(run)  # Another process may have sent it in time.
+                    if waited is not None and isinstance(waited.event, StepRefused | Stuck):
+                        await self.listening.read(run)  # Another process may have sent (the right) one in time.
                         waited = waited_for(run, step, now_s=self.clock.now().timestamp())
                     if waited is not None:
                         return waited

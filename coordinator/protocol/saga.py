@@ -254,8 +254,9 @@ def first_called(shape: Shape, state: SagaState) -> StepName | None:
 
 
 def _runs_again(shape: Shape, step: StepName) -> bool:
-    """Whether a step that may have been begun is simply run (again)."""
-    return shape.steps[step].on_unknown is OnUnknown.RETRY
+    """Whether a step that may have been begun is simply run (again): it is idempotent, or only waits."""
+    found = shape.steps[step]
+    return found.on_unknown is OnUnknown.RETRY or found.kind is not Kind.ACTION
 
 
 def _in_flight(shape: Shape, state: SagaState) -> list[StepName]:

@@ -57,8 +57,10 @@ class SagaHandle:
         if name not in awaited:
             those = ", ".join(awaited) or "none"
             raise InvalidDefinition(f"saga {self.saga.identity} waits for no signal {name!r} (it waits for: {those})")
-        if not awaited[name].accepts(to_json(payload)):
-            raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r}")
+        if wrong := awaited[name].misfit(to_json(payload)):
+            raise InvalidDefinition(
+                f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r} ({wrong})"
+            )
         await self._sagas.send(self.gid, name, payload)
 
     # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is

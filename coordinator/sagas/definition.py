@@ -29,7 +29,7 @@ from coordinator.errors import InvalidDefinition
 from coordinator.keys import check_name
 from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
 from coordinator.sagas import drawing
-from coordinator.sagas.values import read
+from coordinator.sagas.values import misfit
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = RESERVED
@@ -123,14 +123,10 @@ class StepDefinition:
     ask: Call | None = None
     output: TypeAdapter[Any] | None = None
 
-    def accepts(self, text: str | bytes) -> bool:
-        """Whether *text* (JSON) is of the type of its output, so that it can be read again."""
+    def misfit(self, text: str | bytes) -> str:
+        """Why *text* (JSON) is not of the type of its output, and could not be read again; empty where it is."""
         assert self.output is not None, "an action and a signal have a type"
-        try:
-            read(self.output, text)
-        except ValueError:
-            return False
-        return True
+        return misfit(self.output, text)
 
 
 def step(

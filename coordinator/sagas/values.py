@@ -6,7 +6,9 @@ aliases is read again as it was written. (These are the adapter's own two method
 
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+_TOLD_MAX = 5
 
 
 def write(kind: TypeAdapter[Any], value: Any) -> bytes:
@@ -17,3 +19,17 @@ def write(kind: TypeAdapter[Any], value: Any) -> bytes:
 def read(kind: TypeAdapter[Any], text: str | bytes) -> Any:
     """The value that JSON stands for. Raises `ValueError` where it is of another type."""
     return kind.validator.validate_json(text, by_alias=True, by_name=True)
+
+
+def misfit(kind: TypeAdapter[Any], text: str | bytes) -> str:
+    """What is wrong with JSON that cannot be read as this type; empty where it can. (It quotes no value: they are kept
+    where operators look.)
+    """
+    try:
+        read(kind, text)
+    except ValidationError as wrong:
+        found = wrong.errors(include_url=False, include_context=False, include_input=False)[:_TOLD_MAX]
+        return "; ".join(f"{'.'.join(str(part) for part in each['loc']) or 'it'}: {each['msg']}" for each in found)
+    except ValueError as wrong:
+        return repr(wrong)
+    return ""

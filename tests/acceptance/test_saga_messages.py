@@ -6,7 +6,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import BaseModel
 
-from coordinator import Compensated, Coordinator, Refused, Settings
+from coordinator import Compensated, Coordinator, Parked, Refused, Settings
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
 from coordinator.sagas import Command, Saga, command, deliver_reply, return_address, step
@@ -100,6 +100,40 @@ async def test_a_command_is_published_once_and_its_reply_is_the_step_s_output(co
 async def test_without_a_reply_in_time_it_is_undone(coordinator, topics):
     with pytest.raises(Compensated, match="no signal 'charge' within"):
         await coordinator.run(saga_on(topics[0], within=0.3), 21)
+
+
+async def test_a_reply_of_another_type_parks_it_and_the_right_one_lets_it_go_on(coordinator, topics):
+    """It is neither taken for an answer nor for none: an operator is told at once what is wrong with it."""
+    saga = saga_on(topics[0])
+    handle = await coordinator.start(saga, 21)
+    address = [("saga-gid", handle.gid.encode()), ("saga-signal", b"charge")]
+    assert await deliver_reply(coordinator, address, b'{"recipe": "cake"}')
+    async with asyncio.timeout(20):
+        with pytest.raises(Parked, match="charge: the signal 'charge' came as another type: receipt: Field required"):
+            await handle.result()
+    (alert,) = await coordinator.sagas.engine.alerts.open_alerts()
+    assert (alert.gid, alert.kind) == (handle.gid, "parked-saga")
+    assert "receipt: Field required" in alert.detail
+    async with asyncio.timeout(20):
+        await handle.resume("let us see")
+        with pytest.raises(Parked, match="Field required"):
+            await handle.result()
+        assert await deliver_reply(coordinator, address, b'{"receipt": "paid 42"}')
+        await handle.resume("they have sent the right one")
+        assert (await handle.result()).outputs["note"] == "paid 42"
+    assert await coordinator.sagas.engine.alerts.open_alerts() == []
+
+
+async def test_a_saga_with_a_reply_of_another_type_can_be_undone(coordinator, topics):
+    handle = await coordinator.start(saga_on(topics[0]), 21)
+    address = [("saga-gid", handle.gid.encode()), ("saga-signal", b"charge")]
+    assert await deliver_reply(coordinator, address, b"[]")
+    async with asyncio.timeout(20):
+        with pytest.raises(Parked):
+            await handle.result()
+        await handle.cancel("they do not keep to the contract")
+        with pytest.raises(Compensated, match="do not keep to the contract"):
+            await handle.result()
 
 
 async def test_a_reply_without_its_command_s_address_is_refused(coordinator):

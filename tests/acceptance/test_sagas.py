@@ -248,6 +248,29 @@ async def test_a_signal_that_came_early_is_not_lost(coordinator, world):
     assert (await handle.result()).outputs["paid"] == 7
 
 
+async def test_a_signal_of_another_type_parks_it_when_what_is_being_called_has_settled(coordinator, world):
+    """By whichever way it came: a handle refuses to send it. What is called meanwhile is not cut off."""
+    world.holds["pack"] = asyncio.Event()
+
+    async def pack() -> None:
+        await world.act("pack")
+
+    saga = Saga("parcel", await_signal("paid", of=int, after=()), step(pack, after=(), retry=QUICK), version="1")
+    handle = await coordinator.start(saga)
+    await until(lambda: world.begun == ["pack"])
+    await coordinator.sagas.send(handle.gid, "paid", "four")
+    run = coordinator.sagas.engine.running[handle.gid]
+    await until(lambda: run.signalled == 1)
+    assert (await handle.outcome()).phase is Phase.FORWARD
+    world.holds["pack"].set()
+    with pytest.raises(Parked, match="paid: the signal 'paid' came as another type: it: Input should be a valid int"):
+        await handle.result()
+    await handle.signal("paid", 4)
+    await handle.resume("the right one is there")
+    assert (await handle.result()).outputs["paid"] == 4
+    assert (world.begun, world.did) == (["pack"], ["pack"])
+
+
 async def test_without_a_signal_in_time_and_past_its_deadline_it_is_undone(coordinator, world):
     async def book() -> None:
         await world.act("book")

@@ -164,6 +164,15 @@ def test_a_wait_is_called_off_with_the_saga_and_nothing_of_it_is_undone():
     assert owed(shape, evolve(shape, state, Cancelled("no"))) == [Undo("a")]
 
 
+def test_a_wait_that_was_parked_goes_on_and_is_not_taken_for_a_call_of_which_nobody_knows():
+    """Perhaps it was sent what it cannot read."""
+    shape = shape_of("wait", [Step(name="a", undoable=True), Step(name="paid", after=("a",), kind=Kind.SIGNAL)])
+    state = after(shape, Done("a"), Waiting("paid", None), Stuck("paid", "of another type"))
+    assert owed(shape, state) == []
+    assert owed(shape, evolve(shape, state, Resumed())) == [Run("paid")]
+    assert owed(shape, evolve(shape, state, Cancelled("no"))) == [Undo("a")]
+
+
 @pytest.mark.parametrize("event", [Done("b"), Undone("a"), Waiting("b", None), Resumed(), Skipped("a", ""), Stuck("c")])
 def test_what_cannot_have_happened_changes_nothing(event):
     state = SagaState()
