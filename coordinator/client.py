@@ -87,8 +87,8 @@ class TransactionBlock:
 
     @property
     def gid(self) -> Gid:
-        """The global transaction's id: what to ask by, and what the journal's row is called."""
-        return self._open().gid
+        """The global transaction's id: what to ask by, and what the journal's row is called. Kept behind the block."""
+        return self._begun().gid
 
     async def enlist(self, participant: str) -> Any:
         """A connection of *participant* (an asyncpg connection for Postgres), inside this transaction.
@@ -179,10 +179,14 @@ class TransactionBlock:
         raise InDoubt(f"{work.gid} has no outcome yet; ask for it by this id, do not run it again", gid=work.gid)
 
     def _open(self) -> Work:
+        work = self._begun()
+        if self._ended:
+            raise InvalidDefinition(f"{self.name!r} has ended: nothing can be added to it", gid=work.gid)
+        return work
+
+    def _begun(self) -> Work:
         if self._work is None:
             raise InvalidDefinition(f"{self.name!r} is used outside of its block: write `async with`")
-        if self._ended:
-            raise InvalidDefinition(f"{self.name!r} has ended: nothing can be added to it", gid=self._work.gid)
         return self._work
 
 

@@ -53,6 +53,25 @@ async def test_a_block_that_raises_leaves_nothing(stage):
     assert transaction.outcome is None
 
 
+async def test_its_id_is_known_behind_the_block_however_it_ended():
+    """People log it there; nothing can be added there."""
+    async with Coordinator(journal="memory://gid", participants={"db": MemoryDatabase()}) as coordinator:
+        ended = coordinator.transaction("t")
+        with pytest.raises(InvalidDefinition, match="outside of its block"):
+            _ = ended.gid
+        async with ended:
+            await ended.enlist("db")
+            inside = ended.gid
+        assert ended.gid == inside == ended.outcome.gid
+        with pytest.raises(InvalidDefinition, match="has ended"):
+            await ended.enlist("db")
+        failed = coordinator.transaction("t")
+        with pytest.raises(ZeroDivisionError):
+            async with failed:
+                _ = 1 / 0
+        assert failed.gid.startswith("unan:")
+
+
 async def test_a_cancelled_task_leaves_nothing(stage):
     """Cancelling inside of the block rolls back, and the cancellation goes on."""
     coordinator, connection, topic, bootstrap = stage
