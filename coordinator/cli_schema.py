@@ -37,6 +37,8 @@ def status(
 ) -> None:
     """Say how far the tables are. Exits with 1 where something is to be applied, or where this code is too old.
 
+    Without names, tables that nothing here has used yet are optional: of branches, inbox, relay, barrier and locks.
+
     Example:
 
         coordinator schema status --database postgresql://localhost/app
@@ -48,9 +50,11 @@ def status(
             return await schema.versions(connection, *names)
 
     found = out.run(look)
-    rows = [{**asdict(version), "state": version.state} for version in found]
+    needed = names or schema.OF_A_JOURNAL
+    optional = [version for version in found if not version.present and version.component not in needed]
+    rows = [{**asdict(version), "state": "optional" if version in optional else version.state} for version in found]
     out.show(rows, ("component", "present", "known", "state"), output)
-    if any(version.present != version.known for version in found):
+    if any(version.present != version.known for version in found if version not in optional):
         raise typer.Exit(out.REFUSED)
 
 

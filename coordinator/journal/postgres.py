@@ -23,7 +23,7 @@ from coordinator.journal.rows import branches_json, record_of
 from coordinator.outbox_rows import outbox_columns, outbox_row
 from coordinator.ports import Adopted, Lease, Message, Record, Standing
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Outcome, Role, Vote
-from coordinator.schema import apply, queries
+from coordinator.schema import OF_A_JOURNAL, apply, queries
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
 
@@ -49,7 +49,7 @@ class PostgresJournal:
 
     async def open(self) -> None:
         """Connect, and bring the tables up to date. Raises `Unavailable` or `Misconfigured`."""
-        await self.questions.run(lambda connection: apply(connection, "journal", "outbox", "sagas"))
+        await self.questions.run(lambda connection: apply(connection, *OF_A_JOURNAL))
 
     async def close(self) -> None:
         """Write what waits, and let go of the connections. Idempotent."""

@@ -14,6 +14,8 @@ import asyncpg
 from coordinator.errors import Misconfigured
 
 COMPONENTS = ("journal", "outbox", "branches", "inbox", "relay", "sagas", "barrier", "locks")
+OF_A_JOURNAL = ("journal", "outbox", "sagas")
+"""What every coordinator needs in its journal's database; the others are made by what uses them, where it does."""
 DIRECTORY = Path(__file__).parent
 
 _LOCK = 0x756E616E  # "unan", one lock for all components: migrations are rare and short.

@@ -25,7 +25,7 @@ async def test_the_schema_is_applied_once_and_its_state_is_told(operator, databa
     """Exit codes for scripts: 1 while something is to be applied, 0 when all is current."""
     before = await operator.run("schema", "status", "--database", database)
     assert before.exit_code == 1
-    assert before.stdout.count("missing") == len(COMPONENTS)
+    assert before.stdout.count("missing") + before.stdout.count("optional") == len(COMPONENTS)
     applied = await operator.run("schema", "apply", "--database", database)
     assert applied.exit_code == 0
     assert applied.stdout.splitlines()[0] == "applied journal 1"
@@ -34,6 +34,24 @@ async def test_the_schema_is_applied_once_and_its_state_is_told(operator, databa
     assert (again.exit_code, again.stdout) == (0, "")
     assert (await operator.run("schema", "status", "--database", database)).exit_code == 0
     assert (await operator.run("schema", "apply", "tables", "--database", database)).exit_code == 2
+
+
+async def test_tables_that_nothing_has_asked_for_are_optional(operator, database):
+    """What a coordinator makes when it starts is all that it needs; what is named, and what is old, is told."""
+    async with Coordinator(journal=database, participants={"db": Postgres(database)}, settings=SETTINGS):
+        pass
+    status = await operator.run("schema", "status", "--database", database)
+    assert (status.exit_code, status.stdout.count("optional"), status.stdout.count("missing")) == (0, 4, 0)
+    named = await operator.run("schema", "status", "journal", "inbox", "--database", database)
+    assert (named.exit_code, named.stdout.count("missing")) == (1, 1)
+    connection = await asyncpg.connect(database)
+    await connection.execute("DELETE FROM unanimity.schema_versions WHERE component = 'journal' AND version > 1")
+    await connection.execute("DELETE FROM unanimity.schema_versions WHERE component = 'sagas'")
+    await connection.close()
+    assert (await operator.run("schema", "status", "--database", database)).exit_code == 1
+    status = await operator.json("schema", "status", "--database", database)
+    states = {each["component"]: each["state"] for each in status}
+    assert (states["journal"], states["sagas"], states["inbox"]) == ("behind", "missing", "optional")
 
 
 async def test_a_newer_schema_is_refused_by_every_command(operator, connection, database):
