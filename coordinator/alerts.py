@@ -98,8 +98,8 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
     ),
     AlertKind.PARKED_SAGA: Explanation(
         "A saga can go neither on nor back: a compensation failed for as often as it may be tried, a step behind the "
-        "pivot did, nobody could say what became of a step, a reply or signal came as another type, or six processes in "
-        "a row were lost with it.",
+        "pivot did, nobody could say what became of a step, a reply or signal came as another type, or six processes "
+        "in a row were lost with it.",
         "The detail names the step and what it answered. Mend what it names and resume the saga, or do the step's work "
         "by hand and skip it, with a reason; before the pivot, it can be cancelled too. That closes the alert.",
     ),
