@@ -18,6 +18,7 @@ from coordinator.errors import CircuitOpen, Conflict, Overloaded, Refused, Repla
 from coordinator.ports import Clock
 from coordinator.protocol.calls import CallBudget, Rate
 from coordinator.protocol.model import BranchName
+from coordinator.sagas.definition import Attempts
 
 
 @dataclass(slots=True)
@@ -75,9 +76,15 @@ class CallBudgets:
         finally:
             row.places.release()
 
-    def may_retry(self, participant: str) -> bool:
-        """Take a retry out of the participant's budget; whether there was one."""
-        return self.retries.spend(BranchName(participant))
+    def pause_s(self, participant: str, attempts: Attempts, made: int) -> float:
+        """Before the next attempt, which comes out of the participant's budget.
+
+        Without a budget it is made all the same, as late as may be: what it would be good for is owed already, or would
+        be undone. Not all at one moment either: those that failed together would come back together.
+        """
+        if not participant or self.retries.spend(BranchName(participant)):
+            return attempts.pause_s(made, self.chance.random())
+        return attempts.backoff_max_s * self.chance.uniform(0.8, 1.0)
 
     def _row(self, participant: str) -> _Row:
         row = self._rows.get(participant)

@@ -20,7 +20,7 @@ from coordinator.faults.points import boundary
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Done, Phase, Refused, Stuck, Undone, Unknown
 from coordinator.protocol.saga_shape import OnUnknown
-from coordinator.sagas.definition import Attempts, Call, Status, StepContext, StepDefinition
+from coordinator.sagas.definition import Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
 from coordinator.sagas.values import read, write
 from coordinator.timeouts import Timeouts
@@ -81,7 +81,7 @@ class Calls:
                 if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
                     made_of_it = Unknown if doubtful else Refused
                     return Happened(made_of_it(step.name, _said(failure)))
-            pause_s = asked_for_s + self._pause_s(step, step.retry, made)
+            pause_s = asked_for_s + self.budgets.pause_s(step.participant, step.retry, made)
             if (given_up := await self._rest_or_give_up(run, step, pause_s, doubtful)) is not None:
                 return given_up
 
@@ -99,7 +99,8 @@ class Calls:
                 logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 if made >= step.undo_retry.at_most:
                     return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
-                await self._rest(run, _asked_for_s(failure) + self._pause_s(step, step.undo_retry, made))
+                pause_s = self.budgets.pause_s(step.participant, step.undo_retry, made)
+                await self._rest(run, _asked_for_s(failure) + pause_s)
             else:
                 return Happened(Undone(step.name))
 
@@ -127,7 +128,7 @@ class Calls:
                 return Happened(Refused(step.name, reason))
             if made >= step.undo_retry.at_most:
                 return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}"))
-            await self._rest(run, self._pause_s(step, step.undo_retry, made))
+            await self._rest(run, self.budgets.pause_s(step.participant, step.undo_retry, made))
 
     async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
         """What became of a step that somebody else may have begun, as its policy says."""
@@ -161,12 +162,6 @@ class Calls:
         if doubtful and step.on_unknown is OnUnknown.ASK:
             return await self.ask(run, step, reason)
         return Happened((Unknown if doubtful else Refused)(step.name, reason))
-
-    def _pause_s(self, step: StepDefinition, attempts: Attempts, made: int) -> float:
-        """Before the next attempt; what is owed is owed, and comes as late as may be where its budget is spent."""
-        if step.participant and not self.budgets.may_retry(step.participant):
-            return attempts.backoff_max_s
-        return attempts.pause_s(made, self.chance.random())
 
     async def _call(
         self,

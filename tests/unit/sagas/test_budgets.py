@@ -42,6 +42,14 @@ def coordinator(request, *sagas, **configured):
     return Coordinator(journal=f"memory://{request.node.name}", sagas=sagas, settings=load(budgets=configured))
 
 
+SLOWLY = Attempts(at_most=3, backoff_s=0.1, backoff_max_s=5.0)
+
+
+def soon(one, participant):
+    """Whether the first retry of a call is let through with the pause of a first retry."""
+    return one.pause_s(participant, SLOWLY, 1) <= SLOWLY.backoff_s
+
+
 async def charge(request: int) -> int:
     """It answers."""
     return request
@@ -133,9 +141,20 @@ async def test_a_participant_is_called_as_often_as_it_may_be():
 async def test_retries_cost_what_first_attempts_have_earned():
     """A tenth of them, and the reserve; another participant's are its own."""
     one = budgets()
-    assert [one.may_retry("slow") for _ in range(RETRY_RESERVE + 1)] == [True] * RETRY_RESERVE + [False]
-    assert one.may_retry("payments")
+    assert [soon(one, "slow") for _ in range(RETRY_RESERVE + 1)] == [True] * RETRY_RESERVE + [False]
+    assert soon(one, "payments")
     for _ in range(RETRY_COSTS_ATTEMPTS):
         async with one.turn("slow", again=False, within_s=1):
             pass
-    assert [one.may_retry("slow") for _ in range(2)] == [True, False]
+    assert [soon(one, "slow") for _ in range(2)] == [True, False]
+
+
+async def test_what_has_no_budget_comes_as_late_as_may_be_and_not_all_at_once():
+    """Those that failed together would be a second storm; a step without a participant has no budget to spend."""
+    one = budgets()
+    while soon(one, "slow"):
+        pass
+    late_s = [one.pause_s("slow", SLOWLY, 1) for _ in range(1_000)]
+    assert 4.0 <= min(late_s) < 4.05
+    assert 4.95 < max(late_s) <= 5.0
+    assert all(one.pause_s("", SLOWLY, 1) < 0.1 for _ in range(1_000))
