@@ -64,7 +64,8 @@ class SagaHandle:
         await self._sagas.send(self.gid, name, payload)
 
     # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is
-    # heard within a second wherever the saga is driven. Where it has ended, `Refused` is raised.
+    # heard within a second wherever the saga is driven. Where it has ended, and where it can be told that nothing would
+    # come of it, `Refused` is raised.
 
     async def cancel(self, reason: str, *, by: str = "") -> None:
         """Have it undone. A step that is being called settles first; a parked one turns back too.
@@ -85,6 +86,7 @@ class SagaHandle:
 
     async def resume(self, reason: str = "", *, by: str = "") -> None:
         """Let it go on where it was parked, with all its attempts."""
+        await self._sagas.refuse_going(self.gid, self.saga)
         await self._sagas.say(self.gid, RESUME, by=by, reason=reason)
 
     async def skip(self, step: str, reason: str, *, by: str = "") -> None:
@@ -93,6 +95,7 @@ class SagaHandle:
             raise Refused("a step is skipped only with a reason", gid=self.gid)
         if step not in self.saga.steps:
             raise Refused(f"saga {self.saga.identity} has no step {step!r}", gid=self.gid)
+        await self._sagas.refuse_going(self.gid, self.saga, step)
         await self._sagas.say(self.gid, SKIP, by=by, reason=reason, step=step)
 
 
@@ -178,6 +181,24 @@ class Sagas:
             return restored(pinned, loaded, now_s=self.clock.monotonic_s())
         except InvalidDefinition as unreadable:
             raise InDoubt(str(unreadable), gid=gid) from unreadable
+
+    async def refuse_going(self, gid: str, saga: Saga, step: str = "") -> None:
+        """Raise `Refused` where it is not parked (at *step*), or where somebody has let it go on already.
+
+        A word that comes too early or twice would be kept, and let it go on when it is parked for another reason.
+        """
+        try:
+            run = await self._read(gid, saga)
+        except InDoubt:
+            return  # Only whoever has its definition can tell.
+        if run.state.ended:
+            return  # Nobody hears anything any more, and that is said.
+        if run.state.parked is None:
+            raise Refused(f"{gid} is not parked", gid=gid)
+        if step and run.state.parked[1] != step:
+            raise Refused(f"{gid} is parked at {run.state.parked[1]!r}, not at {step!r}", gid=gid)
+        if await self._is_let_go(run):
+            raise Refused(f"{gid} has been let go on already: whoever has its definition hears it", gid=gid)
 
     async def _is_let_go(self, run: SagaRun) -> bool:
         """Whether somebody said to a parked saga what lets it go on, and nobody who drives it has heard it yet."""

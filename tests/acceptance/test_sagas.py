@@ -138,13 +138,14 @@ async def test_a_compensation_that_fails_for_good_parks_and_an_operator_resumes_
 
 
 async def test_whoever_lets_a_parked_saga_go_on_awaits_what_comes_of_it(coordinator, world):
-    """Not that it is parked, before anybody has heard the word; a word that means nothing changes nothing."""
+    """Not that it is parked, before anybody has heard the word."""
     world.raises["ship"] = [Refused("no")]
     world.raises["refund"] = [OSError("down")] * 3 + [OSError("still down")] * 3 + [OSError("down for good")] * 3
     handle = await coordinator.start(world.saga(), 1)
     with pytest.raises(Parked, match="3 times: down"):
         await handle.result()
-    await handle.skip("reserve", "it is not parked at this one")
+    with pytest.raises(Refused, match="is parked at 'charge', not at 'reserve'"):
+        await handle.skip("reserve", "it is not parked at this one")
     with pytest.raises(Parked, match="3 times: down"):
         await handle.result()
     await handle.resume("the bank is back")
@@ -157,6 +158,31 @@ async def test_whoever_lets_a_parked_saga_go_on_awaits_what_comes_of_it(coordina
     with pytest.raises(Compensated):
         await handle.result()
     assert world.did == ["reserve", "charge", "release"]
+
+
+async def test_a_word_that_lets_go_on_is_refused_where_it_is_not_parked_and_when_it_comes_twice(
+    coordinator, world, monkeypatch
+):
+    """Kept, it would let the saga go on when it is parked for another reason."""
+    world.raises["ship"] = [Refused("no")]
+    world.raises["refund"] = [OSError("down")] * 3 + [OSError("still down")] * 3
+    world.holds["ship"] = asyncio.Event()
+    handle = await coordinator.start(world.saga(), 1)
+    await until(lambda: "ship" in world.begun)
+    with pytest.raises(Refused, match="is not parked"):
+        await handle.resume("why not")
+    with pytest.raises(Refused, match="is not parked"):
+        await handle.skip("charge", "why not")
+    world.holds["ship"].set()
+    with pytest.raises(Parked):
+        await handle.result()
+    with monkeypatch.context() as deaf:
+        deaf.setattr(coordinator.sagas.engine.log, "awake", lambda known, at_most: asyncio.sleep(0, []))
+        await handle.resume("the bank is back")
+        with pytest.raises(Refused, match="has been let go on already"):
+            await handle.resume("is it?")
+    with pytest.raises(Parked, match="still down"):
+        await handle.result()
 
 
 async def test_one_key_starts_one_saga_and_another_input_is_refused(coordinator, world):

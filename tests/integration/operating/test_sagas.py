@@ -113,6 +113,16 @@ async def test_it_is_resumed_with_a_reason_that_is_kept(operator, stuck, bank):
     assert (await operator.run("sagas", "resume", stuck.gid, "--yes", "--reason", "again")).exit_code == 1
 
 
+async def test_it_is_resumed_once_also_while_nobody_hears_it(operator, stuck, coordinator):
+    """A second word would let it go on when it is parked for another reason."""
+    await coordinator.sagas.engine.stop()
+    said = await operator.run("sagas", "resume", stuck.gid, "--yes", "--reason", "ops-1")
+    assert said.exit_code == 0, said.output
+    for words in (("resume", stuck.gid), ("skip", stuck.gid, "charge")):
+        again = await operator.run("sagas", *words, "--yes", "--reason", "ops-1")
+        assert (again.exit_code, "is not parked: there is nothing to" in again.stderr) == (1, True)
+
+
 async def test_retry_of_a_parked_one_says_that_resume_is_the_command(operator, stuck):
     refused = await operator.run("sagas", "retry", stuck.gid, "--yes", "--reason", "ops-1")
     assert (refused.exit_code, "`coordinator sagas resume` has it tried again" in refused.stderr) == (1, True)
