@@ -7,7 +7,7 @@ of a database) means that nothing happened. Everything else, a timeout first of 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from coordinator.faults.points import boundary
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Done, Phase, Refused, Stuck, Undone, Unknown
 from coordinator.protocol.saga_shape import OnUnknown
-from coordinator.sagas.definition import Call, Status, StepContext, StepDefinition
+from coordinator.sagas.definition import CONTEXT, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
 from coordinator.sagas.values import read, write
 from coordinator.timeouts import Timeouts
@@ -62,7 +62,7 @@ class Calls:
         while True:
             made += 1
             try:
-                value = await self._call(run, step, call, "action", made, step.timeout_s)
+                value = await self._call(run, step, call, "action", made)
                 return Happened(Done(step.name), _stored(step, value))
             except RefusedByStep as failure:
                 return Happened(Refused(step.name, _said(failure)))
@@ -92,7 +92,7 @@ class Calls:
         while True:
             made += 1
             try:
-                await self._call(run, step, call, "compensation", made, step.timeout_s)
+                await self._call(run, step, call, "compensation", made)
             except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - a compensation is owed whatever it raises.
@@ -112,7 +112,7 @@ class Calls:
             made += 1
             output: bytes | None = None
             try:
-                said = await self._call(run, step, call, "status", made, step.timeout_s)
+                said = await self._call(run, step, call, "status", made)
                 told, value = said if isinstance(said, tuple) else (said, None)
                 answer = Status(told)
                 if answer is Status.DONE:
@@ -163,19 +163,23 @@ class Calls:
             return await self.ask(run, step, reason)
         return Happened((Unknown if doubtful else Refused)(step.name, reason))
 
-    async def _call(
+    def _call(
         self,
         run: SagaRun,
         step: StepDefinition,
         call: Call,
         direction: Direction,
         attempt: int,
-        timeout_s: float,
-    ) -> Any:
-        if step.participant:
-            async with self.budgets.turn(step.participant, again=attempt > 1, within_s=timeout_s):
-                return await self._ask(run, step, call, direction, attempt, timeout_s)
-        return await self._ask(run, step, call, direction, attempt, timeout_s)
+    ) -> Awaitable[Any]:
+        asked = self._ask(run, step, call, direction, attempt)
+        return self._in_turn(step, attempt, asked) if step.participant else asked
+
+    async def _in_turn(self, step: StepDefinition, attempt: int, asked: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            async with self.budgets.turn(step.participant, again=attempt > 1, within_s=step.timeout_s):
+                return await asked
+        finally:
+            asked.close()  # Where its turn did not come.
 
     async def _ask(
         self,
@@ -184,7 +188,6 @@ class Calls:
         call: Call,
         direction: Direction,
         attempt: int,
-        timeout_s: float,
     ) -> Any:
         if (held := self.may_call()) is not None:
             await held
@@ -192,9 +195,9 @@ class Calls:
             raise Halted
         if direction == "action":
             run.begun.add(step.name)
-
-        def context() -> StepContext:
-            return StepContext(
+        keywords = call.keywords(run.values)
+        if call.takes_context:
+            keywords[CONTEXT] = StepContext(
                 gid=run.gid,
                 saga=run.saga.name,
                 step=step.name,
@@ -203,10 +206,8 @@ class Calls:
                 term=run.term,
                 coordinator=self.coordinator,
             )
-
-        keywords = call.keywords(run.values, context)
         try:
-            with self._timeouts.within(timeout_s):
+            with self._timeouts.within(step.timeout_s):
                 return await boundary(
                     _POINTS[direction], lambda: call.function(**keywords), gid=run.gid, step=step.name
                 )

@@ -6,7 +6,7 @@ code that can read it, or the right one beside it.
 """
 
 from coordinator.engine.saga_run import SagaRun
-from coordinator.protocol.saga import Done, Refused, Stuck, Waiting
+from coordinator.protocol.saga import Cancelled, Done, Refused, Resumed, Stuck, Waiting
 from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import StepDefinition
 from coordinator.sagas.events import Happened
@@ -30,3 +30,9 @@ def waited_for(run: SagaRun, step: StepDefinition, *, now_s: float) -> Happened 
     if step.kind is Kind.SLEEP:
         return Happened(Done(step.name))
     return Happened(Refused(step.name, wrong or f"no signal {step.signal!r} within {step.wait_s:g} s"))
+
+
+def needless(run: SagaRun, happened: Happened) -> bool:
+    """Whether it is nothing to a saga that turned back: nobody waits any more, and nobody turns twice."""
+    event = happened.event
+    return isinstance(event, Cancelled | Resumed) or run.saga.steps[event.step].kind is not Kind.ACTION

@@ -6,8 +6,9 @@ time has come goes on with it. So does a successor with what a dead process left
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from coordinator import limits
@@ -19,7 +20,8 @@ from coordinator.engine.saga_parking import Parking
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, new_saga, restored, same_input
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_suspects import Suspects
-from coordinator.engine.saga_waits import waited_for
+from coordinator.engine.saga_waits import needless, waited_for
+from coordinator.engine.saga_writing import insist
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import (
@@ -40,7 +42,7 @@ from coordinator.protocol.saga import Refused as StepRefused
 from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, encode
-from coordinator.sagas.log import Loaded, NewSaga, SagaLog, Standing
+from coordinator.sagas.log import Loaded, NewSaga, Rest, SagaLog, Standing
 from coordinator.sagas.values import read
 
 logger = logging.getLogger(__name__)
@@ -173,12 +175,13 @@ class SagaEngine:
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self._write(run, heard)
                 continue
-            if len(actions) == 1 and not run.flying and run.saga.steps[actions[0].step].kind is Kind.ACTION:
-                await self._write(run, await self._perform(run, actions[0]))
-                continue
-            happened = await self._next(run, actions)
-            if happened is None:
+            alone = len(actions) == 1 and not run.flying and run.saga.steps[actions[0].step].kind is Kind.ACTION
+            if (happened := await (self._perform(run, actions[0]) if alone else self._next(run, actions))) is None:
                 break
+            if run.told and (heard := await self.listening.heard(run)) is not None:
+                await self._write(run, heard)  # It was said before this ended, and may be what shuts it out.
+                if needless(run, happened):
+                    continue
             await self._write(run, happened)
         if run.state.ended or (self.stopping and run.state.parked is None):
             return
@@ -212,15 +215,15 @@ class SagaEngine:
                     if not isinstance(task.exception(), Halted):
                         return task.result()
 
-    async def _perform(self, run: SagaRun, action: SagaAction) -> Happened:
+    def _perform(self, run: SagaRun, action: SagaAction) -> Coroutine[Any, Any, Happened]:
         step = run.saga.steps[action.step]
         match action:
             case Run():
-                return await self.calls.act(run, step)
+                return self.calls.act(run, step)
             case Settle():
-                return await self.calls.settle(run, step)
+                return self.calls.settle(run, step)
             case Undo():
-                return await self.calls.undo(run, step)
+                return self.calls.undo(run, step)
 
     async def _rest(self, run: SagaRun, seconds: float) -> None:
         """Between two attempts of a call. A word to the saga is heard meanwhile, and may cut it short."""
@@ -240,16 +243,8 @@ class SagaEngine:
         """Make it durable, and only then believe it."""
         event, output, signal = happened
         state = evolve(run.saga.shape, run.state, event)
-        text = encode(happened)
-        pause_s = limits.FINISH_BACKOFF_S
-        while True:
-            try:
-                await self.log.append(run.number, run.position, text, final=state.ended)
-                break
-            except (Unavailable, *UNKNOWN) as failure:
-                logger.warning("what happened to saga %s is not written yet: %r", run.gid, failure)
-                await self.clock.sleep(self.calls.chance.uniform(0, pause_s))
-                pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
+        append = partial(self.log.append, run.number, run.position, encode(happened), final=state.ended)
+        await insist(run.gid, append, clock=self.clock, chance=self.calls.chance)
         run.position += 1
         was, run.state = run.state.phase, state
         sent = run.signals
@@ -276,7 +271,8 @@ class SagaEngine:
             wake_in_s = None
             unsettled -= {run.state.parked[1]}  # What is known of this one is written.
             await self.parking.begins(run)
-        await self.log.suspend(run.number, wake_in_s=wake_in_s, seen=run.signalled, doubtful=bool(unsettled))
+        rest = Rest(run.number, run.term, run.signalled, wake_in_s, doubtful=bool(unsettled))
+        await insist(run.gid, partial(self.log.suspend, rest), clock=self.clock, chance=self.calls.chance)
 
     async def tell(self) -> None:
         """Let operators see which definitions are here, where there are more than before."""
@@ -325,7 +321,7 @@ class SagaEngine:
                 await self.parking.cannot_go_on(loaded, failure, under=self.ownership.lease)
                 doubt, wait_s = loaded.doubtful or loaded.number in self._broken, limits.SAGA_UNREADABLE_S
                 self._broken.discard(loaded.number)
-                await self.log.suspend(loaded.number, wake_in_s=wait_s, seen=loaded.signalled, doubtful=doubt)
+                await self.log.suspend(Rest(loaded.number, loaded.reigns, loaded.signalled, wait_s, doubtful=doubt))
 
     async def _resume(self, loaded: Loaded) -> None:
         if (going := self._tasks.get(loaded.gid)) is not None:

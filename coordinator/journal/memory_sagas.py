@@ -7,7 +7,7 @@ from coordinator import limits
 from coordinator.errors import Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.memory import MemoryJournal
-from coordinator.sagas.log import Loaded, NewSaga, Signal, Standing
+from coordinator.sagas.log import Loaded, NewSaga, Rest, Signal, Standing
 
 
 @dataclass(slots=True)
@@ -76,17 +76,17 @@ class MemorySagas:
 
         return boundary("saga.append", write)
 
-    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
+    async def suspend(self, rest: Rest) -> None:
         """It is nobody's until its time comes."""
 
         async def let_go() -> None:
-            stored, (owner, term) = self._sagas[number], self._owner()
-            if (stored.owner, stored.term) != (owner, term):
+            stored, mine = self._sagas[rest.number], self._owner()
+            if (stored.owner, stored.term, stored.reigns) != (*mine, rest.reign):
                 return
             now_s = self._world.now_s()
-            stored.owner, stored.doubtful = "", doubtful
-            stored.wake_at_s = None if wake_in_s is None else now_s + wake_in_s
-            if stored.signalled > seen:
+            stored.owner, stored.doubtful = "", rest.doubtful
+            stored.wake_at_s = None if rest.wake_in_s is None else now_s + rest.wake_in_s
+            if stored.signalled > rest.seen:
                 stored.wake_at_s = now_s
 
         await boundary("saga.suspend", let_go)
@@ -172,7 +172,7 @@ class MemorySagas:
             and s.created_s + limits.OWN_RECORD_IDLE_S < now_s
             and s.saga.definition in definitions
         ]
-        return [self._loaded(stored) for stored in found[:at_most]]
+        return self._take(found[:at_most])
 
     async def purge(self, older_than_s: float = limits.SAGA_RETENTION_S) -> int:
         """Forget sagas that began longer ago than this and have ended; how many."""

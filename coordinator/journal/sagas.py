@@ -5,6 +5,7 @@ A saga costs one row when it begins and one for each step; nothing of it is upda
 """
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -18,7 +19,7 @@ from coordinator.faults.points import boundary
 from coordinator.journal.database import JournalConnection
 from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.journal.postgres import PostgresJournal
-from coordinator.sagas.log import Loaded, NewSaga, Signal, Standing
+from coordinator.sagas.log import Loaded, NewSaga, Rest, Signal, Standing
 from coordinator.schema import queries
 
 SQL = queries(Path(__file__).with_name("sagas.sql"))
@@ -39,13 +40,14 @@ class PostgresSagas:
         self._queue: GroupCommit[NewSaga | _Append, Any] = GroupCommit(
             "journal: sagas", *(partial(self._flush, writer) for writer in self._writers)
         )
+        self._resting: GroupCommit[Rest, None] = GroupCommit("journal: sagas that rest", self._suspend)
 
     async def open(self) -> None:
         """Nothing to open: the journal has brought the tables up to date."""
 
     async def close(self) -> None:
         """Write what waits, and let go of the connection. Idempotent."""
-        await close_all([self._queue], (*self._writers, self._forced))
+        await close_all([self._queue, self._resting], (*self._writers, self._forced))
 
     async def start(self, saga: NewSaga) -> Standing:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
@@ -56,10 +58,9 @@ class PostgresSagas:
         """Write that *event* happened. See `SagaLog`."""
         return boundary("saga.append", lambda: self._queue.put((number, position, event, final)))
 
-    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
+    async def suspend(self, rest: Rest) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""
-        arguments = (number, *self._owner(), seen, wake_in_s, doubtful)
-        await boundary("saga.suspend", lambda: self._forced.run(lambda c: c.execute(SQL["suspend"], *arguments)))
+        await boundary("saga.suspend", lambda: self._resting.put(rest))
 
     async def awake(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
         """Make sagas ours whose time has come."""
@@ -142,19 +143,36 @@ class PostgresSagas:
         rows = await self._journal.questions.run(lambda c: c.fetch(SQL["load"], numbers, gid, name, key))
         return [Loaded(**dict(row)) for row in rows]
 
+    async def _suspend(self, batch: Sequence[Rest]) -> Sequence[None]:
+        arguments = (*self._owner(), to_json(batch).decode())
+        await self._forced.run(lambda c: c.execute(SQL["suspend"], *arguments))
+        return [None] * len(batch)
+
     async def _flush(self, writer: JournalConnection, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
+        if len(batch) == 1:
+            return [await self._flush_one(writer, batch[0])]
         started = [item for item in batch if isinstance(item, NewSaga)]
         appended = [item for item in batch if not isinstance(item, NewSaga)]
         rows = (to_json(started).decode(), f"[{','.join([_appended_json(item) for item in appended])}]")
-        row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *rows))
-        if not row["held"]:
-            raise Replaced("this process has lost its term: its sagas are another one's")
+        row = await self._written(writer, "flush", *rows)
         refused = await self._refused(appended) if row["appended"] < len(appended) else {}
         numbers = dict(zip(row["gids"] or (), row["numbers"] or (), strict=True))
         return [
             await self._stands(item, numbers.get(item.gid)) if isinstance(item, NewSaga) else refused.get(item)
             for item in batch
         ]
+
+    async def _flush_one(self, writer: JournalConnection, item: NewSaga | _Append) -> Any:
+        if isinstance(item, NewSaga):
+            return await self._stands(item, (await self._written(writer, "start_one", *astuple(item)))["number"])
+        row = await self._written(writer, "append_one", *item)
+        return None if row["appended"] else (await self._refused([item])).get(item)
+
+    async def _written(self, writer: JournalConnection, statement: str, *arguments: Any) -> Any:
+        row: Any = await writer.run(lambda c: c.fetchrow(SQL[statement], *self._owner(), *arguments))
+        if not row["held"]:
+            raise Replaced("this process has lost its term: its sagas are another one's")
+        return row
 
     async def _stands(self, saga: NewSaga, number: int | None) -> Standing | BaseException:
         if number is not None:

@@ -22,6 +22,29 @@ WITH held AS MATERIALIZED (
 SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM appended) AS appended,
        (SELECT array_agg(gid) FROM started) AS gids, (SELECT array_agg(number) FROM started) AS numbers;
 
+-- start_one --
+-- The same for a single saga that begins: a third of the statement's own time is the reading of JSON.
+WITH held AS MATERIALIZED (
+    SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+), started AS (
+    INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
+    SELECT $3, $4, $5, $6, $7, $8, held.owner, held.term, now() + make_interval(secs => $9) FROM held
+    ON CONFLICT DO NOTHING
+    RETURNING number
+)
+SELECT (SELECT count(*) FROM held) AS held, (SELECT number FROM started) AS number;
+
+-- append_one --
+-- The same for a single thing that happened.
+WITH held AS MATERIALIZED (
+    SELECT FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+), appended AS (
+    INSERT INTO unanimity.saga_events (number, position, event, final) SELECT $3, $4, $5, $6 FROM held
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM appended) AS appended;
+
 -- standing --
 -- The saga that stands for this id, or for this name and key.
 SELECT number, gid, fingerprint FROM unanimity.sagas WHERE gid = $1 OR (name = $2 AND key = $3) ORDER BY gid <> $1 LIMIT 1;
@@ -32,14 +55,15 @@ SELECT e.number, e.position, e.event FROM unanimity.saga_events AS e
 JOIN unnest($1::bigint[], $2::int[]) AS w (number, position) USING (number, position);
 
 -- suspend --
--- It is nobody's until its time comes; a signal that came meanwhile is its time. (The counter is in the row, so that a
--- signal and this exclude each other.)
-UPDATE unanimity.sagas SET
+-- They are nobody's until their time comes; a signal that came meanwhile is its time. (The counter is in the row, so that
+-- a signal and this exclude each other. Whoever has taken one up since has raised its reigns: this one is late.)
+UPDATE unanimity.sagas AS s SET
     owner = '',
-    doubtful = $6,
-    wake_at = CASE WHEN signalled > $4 THEN now() ELSE now() + make_interval(secs => $5) END
-WHERE number = $1 AND owner = $2 AND term = $3
-  AND EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = $2 AND o.term = $3);
+    doubtful = r.doubtful,
+    wake_at = CASE WHEN s.signalled > r.seen THEN now() ELSE now() + make_interval(secs => r.wake_in_s) END
+FROM json_to_recordset($3) AS r (number bigint, reign integer, seen integer, wake_in_s float8, doubtful boolean)
+WHERE s.number = r.number AND s.owner = $1 AND s.term = $2 AND s.reigns = r.reign
+  AND EXISTS (SELECT FROM unanimity.owners AS o WHERE o.owner = $1 AND o.term = $2);
 
 -- awake --
 -- Sagas whose time has come become ours.
@@ -83,13 +107,16 @@ FROM held, left_over CROSS JOIN LATERAL (
 WHERE s.number = left_over.number RETURNING s.number;
 
 -- strays --
--- Unfinished sagas of ours that nobody here drives: the answer to a start or to a takeover was lost.
-SELECT s.number FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_owners AS f USING (owner)
-WHERE s.owner = $1 AND s.term = $2 AND s.number >= coalesce(f.first, 0)
-  AND s.definition = ANY($3::text[]) AND s.number <> ALL($4::bigint[])
-  AND s.created_at < now() - make_interval(secs => $5)
-  AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
-ORDER BY s.number LIMIT $6;
+-- Unfinished sagas of ours that nobody here drives are taken up: the answer to a start or to a takeover was lost.
+WITH lost AS (
+    SELECT s.number FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_owners AS f USING (owner)
+    WHERE s.owner = $1 AND s.term = $2 AND s.number >= coalesce(f.first, 0)
+      AND s.definition = ANY($3::text[]) AND s.number <> ALL($4::bigint[])
+      AND s.created_at < now() - make_interval(secs => $5)
+      AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+    ORDER BY s.number LIMIT $6 FOR UPDATE OF s
+)
+UPDATE unanimity.sagas AS s SET reigns = s.reigns + 1 FROM lost WHERE s.number = lost.number RETURNING s.number;
 
 -- release --
 -- Others may have them at once.

@@ -21,6 +21,7 @@ alone, and neither knows a clock, a socket or a chance. An illegal fact raises a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from coordinator.errors import IllegalTransition
 from coordinator.protocol.saga_shape import Kind, OnUnknown, Shape, Step, StepName
@@ -149,6 +150,9 @@ class Undo:
 
 SagaAction = Run | Settle | Undo
 
+_run = cache(Run)
+"""Equal values, made once for each step's name: it is asked for after every event."""
+
 
 @dataclass(slots=True)
 class SagaState:
@@ -204,8 +208,11 @@ def owed(shape: Shape, state: SagaState) -> Sequence[SagaAction]:
     """What must be done next, all of it at once if there is room. Empty: parked, or ended."""
     match state.phase:
         case Phase.FORWARD:
+            ready = _ready(shape, state)
+            if not state.doubtful:
+                return [_run(name) for name in ready]
             settle = {name for name in state.doubtful if not _runs_again(shape, name)}
-            return [Settle(name) if name in settle else Run(name) for name in _ready(shape, state)]
+            return [Settle(name) if name in settle else _run(name) for name in ready]
         case Phase.BACKWARD:
             in_flight = _in_flight(shape, state)
             return [Settle(name) for name in in_flight] or [Undo(name) for name in _undos(shape, state)]
@@ -222,7 +229,7 @@ def cancellable(shape: Shape, state: SagaState) -> bool:
 def _ready(shape: Shape, state: SagaState) -> list[StepName]:
     """Steps that have not settled, and whose dependencies all have happened: they run, or may be running."""
     marks = state.marks
-    return [name for name, step in shape.steps.items() if name not in marks and _reached(step, marks)]
+    return [n for n, step in shape.steps.items() if n not in marks and (not step.after or _reached(step, marks))]
 
 
 def _reached(step: Step, marks: Mapping[StepName, Mark]) -> bool:
@@ -305,7 +312,7 @@ def _marked(shape: Shape, state: SagaState, step: StepName, mark: Mark) -> SagaS
 def _ended(shape: Shape, state: SagaState) -> SagaState:
     """COMPLETED or COMPENSATED, where nothing is owed any more."""
     if state.phase is Phase.FORWARD:
-        passed = len(state.marks) == len(shape.steps) and all(mark in _PASSED for mark in state.marks.values())
+        passed = len(state.marks) == len(shape.steps) and _PASSED.issuperset(state.marks.values())
         return _changed(state, phase=Phase.COMPLETED) if passed else state
     if state.phase is Phase.BACKWARD and not owed(shape, state):
         return _changed(state, phase=Phase.COMPENSATED)

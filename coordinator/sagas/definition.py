@@ -91,12 +91,9 @@ class Call:
     arguments: tuple[str, ...]
     takes_context: bool
 
-    def keywords(self, given: Mapping[str, Any], context: Callable[[], StepContext]) -> dict[str, Any]:
+    def keywords(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped)."""
-        keywords = {name: given.get(name) for name in self.arguments}
-        if self.takes_context:
-            keywords[CONTEXT] = context()
-        return keywords
+        return {name: given.get(name) for name in self.arguments}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -63,6 +63,20 @@ class Signal:
     payload: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A saga that is to be nobody's: until so many seconds from now, or until it was sent more than *seen* signals.
+
+    *reign*: the one that lets go. Where another one has begun meanwhile, nothing is changed: it came late.
+    """
+
+    number: int
+    reign: int
+    seen: int
+    wake_in_s: float | None
+    doubtful: bool = False
+
+
 class SagaLog(Protocol):
     """The durable memory of sagas. Everything is written only while this process holds its term: else `Replaced`."""
 
@@ -74,8 +88,8 @@ class SagaLog(Protocol):
         """Write that *event* happened, as number *position* of its saga; done once it is durable. May be repeated."""
         ...
 
-    async def suspend(self, number: int, *, wake_in_s: float | None, seen: int, doubtful: bool = False) -> None:
-        """Nobody drives it any more until so many seconds from now, or until it was sent more than *seen* signals."""
+    async def suspend(self, rest: Rest) -> None:
+        """Nobody drives it any more until its time comes. May be repeated."""
         ...
 
     async def awake(self, definitions: Collection[str], at_most: int) -> Sequence[Loaded]:
@@ -116,7 +130,7 @@ class SagaLog(Protocol):
         ...
 
     async def strays(self, definitions: Collection[str], busy: Collection[int], at_most: int) -> Sequence[Loaded]:
-        """Unfinished sagas of ours that are none of *busy*: the answer to their start or takeover was lost."""
+        """Take up unfinished sagas of ours that are none of *busy*: the answer to their start or takeover was lost."""
         ...
 
     async def purge(self) -> int:

@@ -10,7 +10,7 @@ from coordinator import limits
 from coordinator.errors import Replaced
 from coordinator.journal.memory_sagas import MemorySagas
 from coordinator.journal.sagas import PostgresSagas
-from coordinator.sagas.log import NewSaga
+from coordinator.sagas.log import NewSaga, Rest
 from tests.conformance.test_journals import MemoryPlace, PostgresPlace
 
 KNOWN = ("checkout@1",)
@@ -189,11 +189,22 @@ async def test_whatever_json_can_hold_is_kept_and_read_again(a):
 
 async def test_it_sleeps_until_its_time(a, b, place):
     standing, _ = await a.begun()
-    await a.log.suspend(standing.number, wake_in_s=30.0, seen=0)
+    await a.log.suspend(Rest(standing.number, 1, 0, 30.0))
     assert await b.awake() == []
     await place.passes(31.0)
     assert await b.awake() == [standing.number]
     assert await a.awake() == []
+
+
+async def test_it_is_not_let_go_of_by_a_reign_that_is_over(a, b):
+    """The request was late: somebody has taken it up since, and drives it."""
+    standing, new = await a.begun()
+    await a.log.suspend(Rest(standing.number, 1, 0, 0.0))
+    assert await a.awake() == [standing.number]
+    await a.log.suspend(Rest(standing.number, 1, 0, 0.0))
+    assert await b.awake() == []
+    await a.log.suspend(Rest(standing.number, (await a.log.load(new.gid)).reigns, 0, 0.0))
+    assert await b.awake() == [standing.number]
 
 
 async def test_a_signal_wakes_it_whether_it_comes_before_or_after_it_sleeps(a, b):
@@ -201,7 +212,7 @@ async def test_a_signal_wakes_it_whether_it_comes_before_or_after_it_sleeps(a, b
     assert await b.log.send(one.gid, "paid", "1")
     assert await b.log.send(three.gid, "paid", "3")
     for standing, read in ((early, 0), (late, 0), (seen, 1)):
-        await a.log.suspend(standing.number, wake_in_s=None, seen=read)
+        await a.log.suspend(Rest(standing.number, 1, read, None))
     assert await a.awake() == [early.number]
     assert await b.log.send(two.gid, "paid", "2")
     assert await a.awake() == [late.number]
@@ -211,7 +222,7 @@ async def test_a_signal_wakes_it_whether_it_comes_before_or_after_it_sleeps(a, b
 async def test_a_signal_and_going_to_sleep_at_once_lose_nothing(a, b):
     begun = [await a.begun() for _ in range(20)]
     await asyncio.gather(
-        *(a.log.suspend(standing.number, wake_in_s=None, seen=0) for standing, _ in begun),
+        *(a.log.suspend(Rest(standing.number, 1, 0, None)) for standing, _ in begun),
         *(b.log.send(new.gid, "paid", "1") for _, new in begun),
     )
     assert sorted(await b.awake()) == [standing.number for standing, _ in begun]
@@ -242,7 +253,7 @@ async def test_what_was_sent_and_is_not_read_yet_is_found_for_many_at_once(a, b)
 async def test_each_is_woken_by_exactly_one_process(a, b, process):
     begun = [(await a.begun())[0].number for _ in range(30)]
     for number in begun:
-        await a.log.suspend(number, wake_in_s=0.0, seen=0)
+        await a.log.suspend(Rest(number, 1, 0, 0.0))
     c = await process("c")
     taken = await asyncio.gather(*(p.awake(at_most=4) for p in (a, b, c) * 4))
     assert sorted(number for some in taken for number in some) == begun
@@ -251,7 +262,7 @@ async def test_each_is_woken_by_exactly_one_process(a, b, process):
 async def test_only_those_are_taken_whose_definition_is_known(a, b):
     (known, _), (other, _) = await a.begun(), await a.begun(definition="checkout@2")
     for standing in (known, other):
-        await a.log.suspend(standing.number, wake_in_s=0.0, seen=0)
+        await a.log.suspend(Rest(standing.number, 1, 0, 0.0))
     assert await b.awake() == [known.number]
     assert await b.awake(["checkout@2"]) == [other.number]
     await a.takes_over(b)
@@ -279,7 +290,7 @@ async def test_each_who_goes_on_with_it_reigns_anew(a, b):
         seen.append((await a.log.load(new.gid)).reigns)
 
     await reigns()
-    await a.log.suspend(standing.number, wake_in_s=0.0, seen=0)
+    await a.log.suspend(Rest(standing.number, 1, 0, 0.0))
     (woken,) = await b.log.awake(KNOWN, 1)
     await a.takes_over(b)
     (adopted,) = await a.log.adopt(KNOWN, 1)
@@ -295,7 +306,8 @@ async def test_those_that_nobody_here_drives_are_found_after_a_while(a, b, place
     await b.begun()
     assert await a.log.strays(KNOWN, [busy.number], 10) == []
     await place.passes(limits.OWN_RECORD_IDLE_S + 1)
-    assert [loaded.number for loaded in await a.log.strays(KNOWN, [busy.number], 10)] == [lost.number]
+    [taken_up] = await a.log.strays(KNOWN, [busy.number], 10)
+    assert (taken_up.number, taken_up.reigns) == (lost.number, 2)
     assert other.number in [loaded.number for loaded in await a.log.strays(["checkout@2"], [], 10)]
 
 
@@ -309,7 +321,7 @@ async def test_a_successor_misses_nothing_of_what_was_tidied(a, b, process):
     """Also not what the dead one had adopted, or woken, whose numbers are below its own."""
     asleep = (await a.begun())[0].number
     left = (await a.begun())[0].number
-    await a.log.suspend(asleep, wake_in_s=0.0, seen=0)
+    await a.log.suspend(Rest(asleep, 1, 0, 0.0))
     own = [(await b.begun())[0].number for _ in range(4)]
     for number in own[:2]:
         await b.end(number)
@@ -353,14 +365,14 @@ async def test_an_owner_with_unfinished_sagas_is_not_forgotten(a, b):
 async def test_once_its_term_is_lost_a_process_writes_nothing(a, b):
     standing, new = await a.begun()
     free, _ = await b.begun()
-    await b.log.suspend(free.number, wake_in_s=0.0, seen=0)
+    await b.log.suspend(Rest(free.number, 1, 0, 0.0))
     await b.takes_over(a)
     with pytest.raises(Replaced):
         await a.log.append(standing.number, 0, DONE)
     with pytest.raises(Replaced):
         await a.log.start(new_saga())
     for attempt in (
-        lambda: a.log.suspend(standing.number, wake_in_s=0.0, seen=0),
+        lambda: a.log.suspend(Rest(standing.number, 1, 0, 0.0)),
         lambda: a.log.release([standing.number]),
         lambda: a.log.awake(KNOWN, 10),
         lambda: a.log.adopt(KNOWN, 10),
@@ -375,8 +387,8 @@ async def test_once_its_term_is_lost_a_process_writes_nothing(a, b):
 async def test_it_is_told_whether_what_was_ready_may_have_been_begun(a, b):
     """By a sleeper and by whoever stops; of the dead nobody knows."""
     begun = [(await a.begun())[0].number for _ in range(5)]
-    await a.log.suspend(begun[0], wake_in_s=0.0, seen=0)
-    await a.log.suspend(begun[1], wake_in_s=0.0, seen=0, doubtful=True)
+    await a.log.suspend(Rest(begun[0], 1, 0, 0.0))
+    await a.log.suspend(Rest(begun[1], 1, 0, 0.0, doubtful=True))
     await a.log.release(begun[2:4], [begun[3]])
     told = {loaded.number: loaded.doubtful for loaded in await b.log.awake(KNOWN, 10)}
     assert told == {begun[0]: False, begun[1]: True, begun[2]: False, begun[3]: True}

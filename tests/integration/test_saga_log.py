@@ -8,7 +8,7 @@ import pytest
 from coordinator.journal.owners import PostgresOwners
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.journal.sagas import SQL, PostgresSagas
-from coordinator.sagas.log import NewSaga
+from coordinator.sagas.log import NewSaga, Rest
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def test_where_the_unfinished_begin_moves_on_and_back(log, database):
     await log.tidy()
     assert await first() == numbers[0]
     await log.append(numbers[0], 0, '{"t":"done","s":"a","o":1}', final=True)
-    await log.suspend(numbers[1], wake_in_s=0.0, seen=0)
+    await log.suspend(Rest(numbers[1], 1, 0, 0.0))
     await log.tidy()
     assert await first() == numbers[2]
     assert [loaded.number for loaded in await log.awake(["s@1"], 10)] == [numbers[1]]

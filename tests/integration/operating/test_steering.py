@@ -182,8 +182,7 @@ async def test_a_cancel_from_another_process_during_a_step_lets_it_settle_first(
     run = coordinator.sagas.engine.running[handle.gid]
     async with asyncio.timeout(PROMPTLY_S):
         # One that runs alone is told, and its saga hears it afterwards; siblings are waited for with open ears.
-        heard = (lambda: run.told) if saga is Bank.saga else (lambda: run.state.phase is Phase.BACKWARD)
-        await until(lambda: asyncio.sleep(0, heard()))
+        await until(lambda: asyncio.sleep(0, run.told or run.state.phase is Phase.BACKWARD))
     undoings = {"refund", "release", "undo"}
     assert not undoings & set(bank.calls)
     bank.may_charge.set()
@@ -193,6 +192,34 @@ async def test_a_cancel_from_another_process_during_a_step_lets_it_settle_first(
     assert bank.calls == (
         ["reserve", "charge", "refund", "release"] if saga is Bank.saga else ["left", "right", "undo", "undo"]
     )
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_cancel_is_heard_before_the_end_of_the_last_step(coordinator, bank, alone):
+    """What was said while it ran counts, though it has ended when it is looked at: it happened, and is undone."""
+    bank.may_charge.clear()
+
+    async def charge() -> None:
+        await bank.answer("charge")
+        bank.charging.set()
+        await bank.may_charge.wait()
+
+    async def refund() -> None:
+        await bank.answer("refund")
+
+    async def sibling() -> None:
+        await bank.may_charge.wait()
+
+    last = step(charge, after=(), compensate=refund)
+    saga = Saga("last", last) if alone else Saga("last-two", last, step(sibling, after=()))
+    handle = await coordinator.start(saga)
+    await bank.charging.wait()
+    await handle.cancel("called off")
+    bank.may_charge.set()
+    async with asyncio.timeout(PROMPTLY_S):
+        with pytest.raises(Compensated, match="called off"):
+            await handle.result()
+    assert bank.calls == ["charge", "refund"]
 
 
 async def test_a_deadline_ends_a_long_pause_too(database, bank):
