@@ -289,8 +289,11 @@ async def test_a_signal_of_another_type_parks_it_when_what_is_being_called_has_s
     await until(lambda: run.signalled == 1)
     assert (await handle.outcome()).phase is Phase.FORWARD
     world.holds["pack"].set()
-    with pytest.raises(Parked, match="paid: the signal 'paid' came as another type: it: Input should be a valid int"):
-        await handle.result()
+    async with asyncio.timeout(20):
+        with pytest.raises(
+            Parked, match="paid: the signal 'paid' came as another type: it: Input should be a valid int"
+        ):
+            await handle.result()
     await handle.signal("paid", 4)
     await handle.resume("the right one is there")
     assert (await handle.result()).outputs["paid"] == 4
