@@ -107,7 +107,13 @@ class GroupCommit(Generic[Item, Result]):
                 results = [failure] * len(batch)
             del self._flushing_since_s[id(flush)]
             for (_, future), result in zip(batch, results, strict=True):
-                _answer(future, result)
+                if future.cancelled():
+                    continue
+                if isinstance(result, BaseException):
+                    future.set_exception(result)
+                    future.exception()  # Seen: an item that was only queued has nobody who would await it.
+                else:
+                    future.set_result(result)
         self._free.append(flush)
 
 
@@ -119,13 +125,3 @@ async def close_all(queues: Iterable[GroupCommit[Any, Any]], connections: Collec
     finally:
         for connection in connections:
             connection.cut()
-
-
-def _answer(future: "asyncio.Future[Result]", result: Result | BaseException) -> None:
-    if future.cancelled():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-        future.exception()  # Seen: an item that was only queued has nobody who would await it.
-    else:
-        future.set_result(result)

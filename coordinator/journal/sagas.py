@@ -149,12 +149,16 @@ class PostgresSagas:
         return [None] * len(batch)
 
     async def _flush(self, writer: JournalConnection, batch: Sequence[NewSaga | _Append]) -> Sequence[Any]:
-        if len(batch) == 1:
-            return [await self._flush_one(writer, batch[0])]
-        started = [item for item in batch if isinstance(item, NewSaga)]
-        appended = [item for item in batch if not isinstance(item, NewSaga)]
+        if len(batch) == 1 and (alone := await self._flush_one(writer, batch[0])) is not None:
+            return alone
+        started: list[NewSaga] = []
+        appended: list[_Append] = []
+        for item in batch:
+            started.append(item) if isinstance(item, NewSaga) else appended.append(item)
         rows = (to_json(started).decode(), f"[{','.join([_appended_json(item) for item in appended])}]")
-        row = await self._written(writer, "flush", *rows)
+        row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *rows))
+        if not row["held"]:
+            raise Replaced("this process has lost its term: its sagas are another one's")
         refused = await self._refused(appended) if row["appended"] < len(appended) else {}
         numbers = dict(zip(row["gids"] or (), row["numbers"] or (), strict=True))
         return [
@@ -162,17 +166,16 @@ class PostgresSagas:
             for item in batch
         ]
 
-    async def _flush_one(self, writer: JournalConnection, item: NewSaga | _Append) -> Any:
+    async def _flush_one(self, writer: JournalConnection, item: NewSaga | _Append) -> Sequence[Any] | None:
+        """What `_flush` returns; None where nothing was written, for whichever reason."""
         if isinstance(item, NewSaga):
-            return await self._stands(item, (await self._written(writer, "start_one", *astuple(item)))["number"])
-        row = await self._written(writer, "append_one", *item)
-        return None if row["appended"] else (await self._refused([item])).get(item)
+            number = await self._only(writer, "start_one", *astuple(item))
+            return None if number is None else [await self._stands(item, number)]
+        return None if await self._only(writer, "append_one", *item) is None else [None]
 
-    async def _written(self, writer: JournalConnection, statement: str, *arguments: Any) -> Any:
-        row: Any = await writer.run(lambda c: c.fetchrow(SQL[statement], *self._owner(), *arguments))
-        if not row["held"]:
-            raise Replaced("this process has lost its term: its sagas are another one's")
-        return row
+    async def _only(self, writer: JournalConnection, statement: str, *row: Any) -> int | None:
+        number: int | None = await writer.run(lambda c: c.fetchval(SQL[statement], *self._owner(), *row))
+        return number
 
     async def _stands(self, saga: NewSaga, number: int | None) -> Standing | BaseException:
         if number is not None:

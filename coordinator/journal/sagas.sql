@@ -23,27 +23,19 @@ SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM appended) AS a
        (SELECT array_agg(gid) FROM started) AS gids, (SELECT array_agg(number) FROM started) AS numbers;
 
 -- start_one --
--- The same for a single saga that begins: a third of the statement's own time is the reading of JSON.
-WITH held AS MATERIALIZED (
-    SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
-), started AS (
-    INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
-    SELECT $3, $4, $5, $6, $7, $8, held.owner, held.term, now() + make_interval(secs => $9) FROM held
-    ON CONFLICT DO NOTHING
-    RETURNING number
-)
-SELECT (SELECT count(*) FROM held) AS held, (SELECT number FROM started) AS number;
+-- The same for a single saga, in half the time: where it returns no row, the long way says why.
+INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
+SELECT $3, $4, $5, $6, $7, $8, owner, term, now() + make_interval(secs => $9)
+FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+ON CONFLICT DO NOTHING
+RETURNING number;
 
 -- append_one --
 -- The same for a single thing that happened.
-WITH held AS MATERIALIZED (
-    SELECT FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
-), appended AS (
-    INSERT INTO unanimity.saga_events (number, position, event, final) SELECT $3, $4, $5, $6 FROM held
-    ON CONFLICT DO NOTHING
-    RETURNING 1
-)
-SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM appended) AS appended;
+INSERT INTO unanimity.saga_events (number, position, event, final)
+SELECT $3, $4, $5, $6 FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+ON CONFLICT DO NOTHING
+RETURNING number;
 
 -- standing --
 -- The saga that stands for this id, or for this name and key.
