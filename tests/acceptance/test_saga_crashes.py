@@ -55,7 +55,7 @@ class Doubt:
 def process(journal, *sagas, **settings):
     """Another process, in its own words."""
     return Coordinator(
-        journal=journal, sagas=sagas, settings=Settings(**{"lease_s": 2.0, "recovery_s": 0.2} | settings)
+        journal=journal, sagas=sagas, settings=Settings(**{"lease_s": 1.0, "recovery_s": 0.1} | settings)
     )
 
 
