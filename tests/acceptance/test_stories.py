@@ -21,7 +21,7 @@ from coordinator.protocol import two_phase
 from coordinator.protocol.model import Ending
 from participants import Kafka, Postgres
 from participants.kafka import outcome
-from tests.acceptance.reading import count
+from tests.acceptance.reading import count_sent
 
 SETTINGS = Settings(
     lease_s=120, recovery_s=3600, presume_abort_after_s=0.01, presume_abort_looks_apart_s=0.0, settle_within_s=3
@@ -79,7 +79,7 @@ class Stage:
                 break
             await asyncio.sleep(0.05)
         rows = await self.connection.fetchval("SELECT count(*) FROM t")
-        return rows, await count(self.bootstrap, self.topic)
+        return rows, await count_sent(self.bootstrap, self.topic)
 
 
 async def driven(process) -> None:

@@ -158,6 +158,7 @@ async def test_who_decided_stays_in_the_story_when_another_process_carries_it_ou
                 await connection.execute(TABLE)
                 await connection.execute("INSERT INTO posts VALUES ('ann')")
             ((decider,),) = await rows(database, LIVE)
+            await first.engine.driver.stop()  # Or else the block would wait for what is owed, as long as it may.
     assert transaction.outcome is not None
     gid = transaction.outcome.gid
     async with opened(database):
