@@ -6,6 +6,7 @@ lets a sweep tell an id that is too old to be presumed aborted. Nothing that a u
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
@@ -24,7 +25,7 @@ def new_gid(prefix: str, now: datetime, randomness: bytes) -> Gid:
     if len(randomness) != _RANDOM_BYTES:
         raise ValueError(f"a ULID takes {_RANDOM_BYTES} random bytes, not {len(randomness)}")
     milliseconds = (now - _EPOCH) // _MILLISECOND
-    ulid = _encode(milliseconds, _TIME_CHARACTERS) + _encode(int.from_bytes(randomness, "big"), _RANDOM_CHARACTERS)
+    ulid = _time(milliseconds) + _encode(int.from_bytes(randomness, "big"), _RANDOM_CHARACTERS)
     return valid_gid(f"{prefix}:{ulid}")
 
 
@@ -48,6 +49,12 @@ def issued_at(gid: Gid) -> datetime:
     for character in gid.partition(":")[2][:_TIME_CHARACTERS]:
         milliseconds = milliseconds * 32 + _ALPHABET.index(character)
     return _EPOCH + milliseconds * _MILLISECOND
+
+
+@lru_cache(maxsize=2)
+def _time(milliseconds: int) -> str:
+    """In base 32. (A busy process makes many ids within a millisecond.)"""
+    return _encode(milliseconds, _TIME_CHARACTERS)
 
 
 def _encode(number: int, characters: int) -> str:

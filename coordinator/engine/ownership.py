@@ -41,8 +41,9 @@ class Ownership:
     @property
     def holds(self) -> bool:
         """Whether this process may begin something: its lease has a margin left, and it has not stood still since."""
-        believed = self._lease is not None and self.clock.monotonic_s() < self._believed_until_s
-        return believed and not self.watchdog.stalled
+        now_s = self.clock.monotonic_s()
+        believed = self._lease is not None and now_s < self._believed_until_s
+        return believed and not self.watchdog.stalled_at(now_s)
 
     async def register(self) -> None:
         """Become an owner."""

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from coordinator import limits
@@ -63,7 +64,7 @@ class Calls:
             made += 1
             try:
                 value = await self._call(run, step, call, "action", made)
-                return Happened(Done(step.name), _stored(step, value))
+                return Happened(_done(step.name), _stored(step, value))
             except RefusedByStep as failure:
                 return Happened(Refused(step.name, _said(failure)))
             except (Replaced, Halted, asyncio.CancelledError):
@@ -244,5 +245,8 @@ def _said(failure: BaseException) -> str:
     said = (str(failure) or type(failure).__name__)[: limits.ANSWER_CHARACTERS_MAX]
     return said.replace("\0", "?").encode(errors="replace").decode()
 
+
+_done = cache(Done)
+"""Equal facts, made once for each step's name."""
 
 _POINTS = {"action": "saga.run", "compensation": "saga.undo", "status": "saga.ask"}

@@ -32,10 +32,12 @@ class Watchdog:
     @property
     def stalled(self) -> bool:
         """Whether this process stood still, and has not renewed its lease since."""
-        if self._stalled_since_s is None:
-            now_s = self.clock.monotonic_s()
-            if now_s - self._beat_due_s > self.lag_max_s:
-                self._notice(now_s)
+        return self.stalled_at(self.clock.monotonic_s())
+
+    def stalled_at(self, now_s: float) -> bool:
+        """The same, for whoever has looked at the clock already."""
+        if self._stalled_since_s is None and now_s - self._beat_due_s > self.lag_max_s:
+            self._notice(now_s)
         return self._stalled_since_s is not None
 
     def beat(self, next_in_s: float) -> bool:

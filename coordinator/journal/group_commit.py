@@ -15,7 +15,7 @@ from coordinator.journal.database import JournalConnection
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_SHARED_FROM = 16
+_SHARED_FROM = 32
 """How many must wait for two writers to share them: while one half is written, the other half's callers go on."""
 
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class NewSaga:
-    """A saga to be started: *definition* is what it is pinned to, *fingerprint* is of its input (JSON)."""
+    """A saga to be started: *definition* is what it is pinned to, *fingerprint* is of its input (JSON).
+
+    Treat it as a value. (A frozen one takes twice as long to make, and each saga makes one.)
+    """
 
     gid: str
     name: str
