@@ -23,7 +23,7 @@ SELECT (SELECT count(*) FROM held) AS held, (SELECT count(*) FROM appended) AS a
        (SELECT array_agg(gid) FROM started) AS gids, (SELECT array_agg(number) FROM started) AS numbers;
 
 -- start_one --
--- The same for a single saga, in half the time: where it returns no row, the long way says why.
+-- The same for a single saga, without the reading of JSON: where it returns no row, the long way says why.
 INSERT INTO unanimity.sagas (gid, name, definition, key, fingerprint, input, owner, term, deadline_at)
 SELECT $3, $4, $5, $6, $7, $8, owner, term, now() + make_interval(secs => $9)
 FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
