@@ -76,14 +76,19 @@ FROM due, held WHERE s.number = due.number RETURNING s.number;
 -- Unfinished sagas of owners that were taken over become ours, whoever took them over: perhaps it does not know them.
 -- Each time is counted, but for owners that resigned: they did not die of it. Where something was written since the
 -- last time, it begins anew. Those with a count from $5 to below $6 are adopted by themselves ($7).
-WITH left_over AS (
-    SELECT s.number, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died FROM unanimity.owners AS o
-    LEFT JOIN unanimity.saga_owners AS f ON f.owner = o.owner
-    JOIN unanimity.sagas AS s ON s.owner = o.owner AND s.number >= coalesce(f.first, 0)
-    WHERE o.taken_by IS NOT NULL AND o.term > s.term AND s.definition = ANY($3::text[])
-      AND (s.adoptions >= $5 AND s.adoptions < $6) = $7
-      AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
-    ORDER BY s.number LIMIT $4 FOR UPDATE OF s SKIP LOCKED
+-- (Owner by owner, and saga by saga, whatever the planner believes: hence the pairs, which only the index of owners can
+-- find, and the question that is no join. All that have ended are in the same tables, and this is asked every second.)
+WITH taken AS MATERIALIZED (
+    SELECT o.owner, o.term, coalesce(f.first, 0) AS first, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died
+    FROM unanimity.owners AS o LEFT JOIN unanimity.saga_owners AS f USING (owner) WHERE o.taken_by IS NOT NULL
+), left_over AS MATERIALIZED (
+    SELECT number, died FROM taken CROSS JOIN LATERAL (
+        SELECT s.number FROM unanimity.sagas AS s
+        WHERE s.owner = taken.owner AND (s.owner, s.number) >= (taken.owner, taken.first) AND s.term < taken.term
+          AND s.definition = ANY($3::text[]) AND (s.adoptions >= $5 AND s.adoptions < $6) = $7
+          AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final) IS NULL
+        ORDER BY s.number LIMIT $4 FOR UPDATE SKIP LOCKED
+    ) AS theirs LIMIT $4
 ), held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), lowered AS (
@@ -101,12 +106,13 @@ WHERE s.number = left_over.number RETURNING s.number;
 -- strays --
 -- Unfinished sagas of ours that nobody here drives are taken up: the answer to a start or to a takeover was lost.
 WITH lost AS (
-    SELECT s.number FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_owners AS f USING (owner)
-    WHERE s.owner = $1 AND s.term = $2 AND s.number >= coalesce(f.first, 0)
+    SELECT s.number FROM unanimity.sagas AS s
+    WHERE s.owner = $1 AND s.term = $2
+      AND s.number >= coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0)
       AND s.definition = ANY($3::text[]) AND s.number <> ALL($4::bigint[])
       AND s.created_at < now() - make_interval(secs => $5)
-      AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
-    ORDER BY s.number LIMIT $6 FOR UPDATE OF s
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final) IS NULL
+    ORDER BY s.number LIMIT $6 FOR UPDATE
 )
 UPDATE unanimity.sagas AS s SET reigns = s.reigns + 1 FROM lost WHERE s.number = lost.number RETURNING s.number;
 
@@ -164,9 +170,12 @@ FROM (SELECT) AS one LEFT JOIN unanimity.saga_owners AS o ON o.owner = $1;
 -- Where our unfinished sagas begin, of those that stood when this was asked for: what is below has ended. Not where we
 -- have taken over any since: that goes back, and is not undone by this one if it arrives late.
 INSERT INTO unanimity.saga_owners AS o (owner, first)
-SELECT $1, coalesce(min(s.number) FILTER (WHERE e.number IS NULL), $4::bigint + 1)
-FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_events AS e ON e.number = s.number AND e.final
-WHERE s.owner = $1 AND s.number BETWEEN $2 AND $4
+SELECT $1, coalesce((
+    SELECT s.number FROM unanimity.sagas AS s
+    WHERE s.owner = $1 AND s.number BETWEEN $2 AND $4
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final) IS NULL
+    ORDER BY s.number LIMIT 1
+), $4::bigint + 1)
 ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2 AND o.taken = $3;
 
 -- purge --

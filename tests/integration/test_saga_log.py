@@ -1,6 +1,7 @@
 """What only the log of sagas in PostgreSQL has: old sagas are forgotten, and a successor finds what is unfinished."""
 
 import asyncio
+import json
 
 import asyncpg
 import pytest
@@ -148,3 +149,42 @@ async def test_a_start_that_a_lost_connection_left_behind_is_not_tidied_away(log
     await tidying
     assert await hanging.fetchval(FIRST, owner) == early
     await hanging.close()
+
+
+ENDED = """
+WITH begun AS (
+    INSERT INTO unanimity.sagas (gid, name, definition, fingerprint, input, owner, term)
+    SELECT 'unan:old' || n, 's', 's@1', 'f', 'null', owner, term
+    FROM unanimity.owners, generate_series(1, 20000) AS n WHERE owner = $1 RETURNING number
+)
+INSERT INTO unanimity.saga_events (number, position, event, final) SELECT number, 0, '{}', true FROM begun
+"""
+
+
+async def test_those_who_look_for_sagas_read_none_that_have_ended(log, database):
+    """Whatever the planner believes: they look every second, and what has ended is kept for days."""
+    connection, (owner, term) = await asyncpg.connect(database), log._owner()
+    await connection.execute(ENDED, owner)
+    await log.tidy()
+    await connection.execute(
+        "INSERT INTO unanimity.owners (owner, lease_until, term, taken_by) VALUES ('dead', now(), 2, $1)", owner
+    )
+    left = [row["number"] for row in await connection.fetch(ADOPTED, 3)]
+    questions = {
+        "awake": (owner, term, ["s@1"], 10),
+        "adopt": (owner, term, ["s@1"], 10, 3, 5, False),
+        "strays": (owner, term, ["s@1"], [], 0.0, 10),
+        "tidy": (owner, left[0], 0, left[-1]),
+    }
+    for statement in ("SELECT", "ANALYZE unanimity.sagas, unanimity.saga_events, unanimity.owners"):
+        await connection.execute(statement)
+        for name, arguments in questions.items():
+            transaction = connection.transaction()
+            await transaction.start()
+            answer = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {SQL[name]}", *arguments)
+            await transaction.rollback()
+            plan = json.loads(answer)[0]["Plan"]
+            pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+            assert pages < 150, f"{name} reads {pages} pages after {statement}; those that have ended are 20,000 rows"
+    await connection.close()
+    assert [loaded.number for loaded in await log.adopt(["s@1"], 10)] == left
