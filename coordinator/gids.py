@@ -13,20 +13,20 @@ from coordinator.errors import InvalidDefinition
 from coordinator.protocol.model import BranchName, Gid
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_TIME_CHARACTERS, _RANDOM_CHARACTERS, _RANDOM_BYTES = 10, 16, 10
+_FIVE_BITS = (_ALPHABET * 8).encode()
+"""Of each byte the character for its last five bits."""
+_TIME_CHARACTERS, RANDOM_BYTES = 10, 16
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _GID = re.compile(r"^[a-z0-9]{4,12}:[0-9A-HJKMNP-TV-Z]{26}\Z")
 _BRANCH = re.compile(r"^[a-z0-9_-]{1,32}\Z")
 
 
 def new_gid(prefix: str, now: datetime, randomness: bytes) -> Gid:
-    """A new id. *randomness* is ten random bytes."""
-    if len(randomness) != _RANDOM_BYTES:
-        raise ValueError(f"a ULID takes {_RANDOM_BYTES} random bytes, not {len(randomness)}")
+    """A new id. *randomness* is sixteen random bytes; five bits of each are used."""
+    if len(randomness) != RANDOM_BYTES:
+        raise ValueError(f"a ULID takes {RANDOM_BYTES} random bytes, not {len(randomness)}")
     milliseconds = (now - _EPOCH) // _MILLISECOND
-    ulid = _time(milliseconds) + _encode(int.from_bytes(randomness, "big"), _RANDOM_CHARACTERS)
-    return valid_gid(f"{prefix}:{ulid}")
+    return valid_gid(f"{prefix}:{_time(milliseconds)}{randomness.translate(_FIVE_BITS).decode()}")
 
 
 def valid_gid(text: str) -> Gid:
@@ -54,9 +54,4 @@ def issued_at(gid: Gid) -> datetime:
 @lru_cache(maxsize=2)
 def _time(milliseconds: int) -> str:
     """In base 32. (A busy process makes many ids within a millisecond.)"""
-    return _encode(milliseconds, _TIME_CHARACTERS)
-
-
-def _encode(number: int, characters: int) -> str:
-    """*number* in base 32; *characters* is even, since it is written two at a time."""
-    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(5 * characters - 10, -1, -10)])
+    return "".join(_ALPHABET[(milliseconds >> shift) & 31] for shift in range(5 * _TIME_CHARACTERS - 5, -1, -5))

@@ -23,28 +23,31 @@ class Timeouts:
 class Bound:
     """One block. What `asyncio.Timeout` promises holds: somebody else's cancellation stays a cancellation."""
 
-    __slots__ = ("_cancelling", "_row", "_task", "due_s", "expired")
+    __slots__ = ("_cancelling", "_row", "_task", "due_s")
 
     def __init__(self, row: "_Row") -> None:
         self._row = row
-        self.expired, self.due_s = False, 0.0
 
     def __enter__(self) -> None:
-        task = asyncio.current_task(self._row.loop)
+        row = self._row
+        task = asyncio.current_task(row.loop)
         assert task is not None, "a call is bounded inside a task"
         self._task, self._cancelling = task, task.cancelling()
-        self._row.add(self)
+        self.due_s = row.loop.time() + row.seconds
+        row.calls[self] = True
+        if row.timer is None:
+            row.timer = row.loop.call_at(self.due_s, row.look)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._row.calls.pop(self, None)
-        if self.expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        if self._row.calls.pop(self, False):
+            return
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
     def expire(self) -> None:
-        """Its time is over."""
-        self.expired = True
+        """Its time is over, and it is none of its row any more."""
         self._task.cancel()
 
 
@@ -53,21 +56,15 @@ class _Row:
 
     def __init__(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         self.seconds, self.loop = seconds, loop
-        self.calls: dict[Bound, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self.calls: dict[Bound, bool] = {}
+        self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, call: Bound) -> None:
-        call.due_s = self.loop.time() + self.seconds
-        self.calls[call] = None
-        if self._timer is None:
-            self._timer = self.loop.call_at(call.due_s, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
+    def look(self) -> None:
+        self.timer = None
         now_s = self.loop.time()
         for call in list(self.calls):
             if call.due_s > now_s:
-                self._timer = self.loop.call_at(call.due_s, self._look)
+                self.timer = self.loop.call_at(call.due_s, self.look)
                 return
             del self.calls[call]
             call.expire()

@@ -42,8 +42,7 @@ class Ownership:
     def holds(self) -> bool:
         """Whether this process may begin something: its lease has a margin left, and it has not stood still since."""
         now_s = self.clock.monotonic_s()
-        believed = self._lease is not None and now_s < self._believed_until_s
-        return believed and not self.watchdog.stalled_at(now_s)
+        return now_s < self._believed_until_s and not self.watchdog.stalled_at(now_s)
 
     async def register(self) -> None:
         """Become an owner."""
@@ -80,7 +79,7 @@ class Ownership:
             self._urgent.cancel()
         if self._lease is None:
             return
-        lease, self._lease = self._lease, None
+        lease, self._lease, self._believed_until_s = self._lease, None, 0.0
         try:
             await self.owners.resign(lease)
         except (Unavailable, Replaced, *UNKNOWN) as failure:

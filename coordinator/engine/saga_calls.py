@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 from coordinator import limits
@@ -64,7 +64,7 @@ class Calls:
             made += 1
             try:
                 value = await self._call(run, step, call, "action", made)
-                return Happened(_done(step.name), _stored(step, value))
+                return _done(step, value)
             except RefusedByStep as failure:
                 return Happened(Refused(step.name, _said(failure)))
             except (Replaced, Halted, asyncio.CancelledError):
@@ -111,20 +111,17 @@ class Calls:
         assert call is not None, "what is asked about has a status"
         while True:
             made += 1
-            output: bytes | None = None
             try:
                 said = await self._call(run, step, call, "status", made)
                 told, value = said if isinstance(said, tuple) else (said, None)
                 answer = Status(told)
                 if answer is Status.DONE:
-                    output = _stored(step, value)
+                    return _done(step, value)
             except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - no answer is no answer, whatever it was.
                 logger.info("status of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
                 answer = Status.UNKNOWN
-            if answer is Status.DONE:
-                return Happened(Done(step.name), output)
             if answer is Status.NEVER:
                 return Happened(Refused(step.name, reason))
             if made >= step.undo_retry.at_most:
@@ -209,9 +206,8 @@ class Calls:
             )
         try:
             with self._timeouts.within(step.timeout_s):
-                return await boundary(
-                    _POINTS[direction], lambda: call.function(**keywords), gid=run.gid, step=step.name
-                )
+                called = partial(call.function, **keywords)
+                return await boundary(_POINTS[direction], called, gid=run.gid, step=step.name)
         except asyncio.CancelledError as cancelled:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
@@ -231,13 +227,17 @@ def _asked_for_s(failure: BaseException) -> float:
     return getattr(failure, "retry_after_s", None) or 0.0
 
 
-def _stored(step: StepDefinition, value: Any) -> bytes | None:
+def _done(step: StepDefinition, value: Any) -> Happened:
     assert step.output is not None, "an action's output has a type"
     text = write(step.output, value)
-    read(step.output, text)  # What nobody could read again is never written.
+    again = read(step.output, text)  # As later steps have it; and what nobody could read is never written.
     if len(text) > limits.SAGA_OUTPUT_BYTES_MAX:
         raise InDoubt(f"an output of {len(text)} bytes is above the limit of {limits.SAGA_OUTPUT_BYTES_MAX}")
-    return text
+    return Happened(_fact(step.name), text, None, again)
+
+
+_fact = cache(Done)
+"""Equal facts, made once for each step's name."""
 
 
 def _said(failure: BaseException) -> str:
@@ -245,8 +245,5 @@ def _said(failure: BaseException) -> str:
     said = (str(failure) or type(failure).__name__)[: limits.ANSWER_CHARACTERS_MAX]
     return said.replace("\0", "?").encode(errors="replace").decode()
 
-
-_done = cache(Done)
-"""Equal facts, made once for each step's name."""
 
 _POINTS = {"action": "saga.run", "compensation": "saga.undo", "status": "saga.ask"}

@@ -45,7 +45,7 @@ class SagaRun:
     gid: str
     values: dict[str, Any]
     """The input, and the outputs of the steps that are done: what calls take their arguments from."""
-    state: SagaState = field(default_factory=SagaState)
+    state: SagaState
     position: int = 0
     term: int = 1
     """Participants turn away whoever has a lower one: each who goes on with the saga has a higher one."""
@@ -94,7 +94,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
     earlier one has kept.
     """
     values: dict[str, Any] = {REQUEST: None if saga.input is None else _kept(saga.input, loaded, "input", loaded.input)}
-    state, consumed, freed = SagaState(), set[int](), None
+    state, consumed, freed = saga.begun, set[int](), None
     for text in loaded.events:
         event, output, signal = decode(text)
         if state.parked is not None:

@@ -10,6 +10,7 @@ from coordinator.protocol.saga import Cancelled, Done, Refused, Resumed, Stuck, 
 from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import StepDefinition
 from coordinator.sagas.events import Happened
+from coordinator.sagas.values import read
 
 
 def waited_for(run: SagaRun, step: StepDefinition, *, now_s: float) -> Happened | None:
@@ -17,8 +18,10 @@ def waited_for(run: SagaRun, step: StepDefinition, *, now_s: float) -> Happened 
     wrong = ""
     for signal in run.signals if step.kind is Kind.SIGNAL else ():
         if signal.name == step.signal:
+            assert step.output is not None, "a signal has a type"
             if not (misfit := step.misfit(signal.payload)):
-                return Happened(Done(step.name), signal.payload.encode(), signal.id)
+                value = read(step.output, signal.payload)
+                return Happened(Done(step.name), signal.payload.encode(), signal.id, value)
             wrong = f"the signal {step.signal!r} came as another type: {misfit}"
     if step.name not in run.state.waits:
         return Happened(Waiting(step.name, None if step.wait_s is None else now_s + step.wait_s))

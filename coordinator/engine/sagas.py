@@ -43,7 +43,6 @@ from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, encode
 from coordinator.sagas.log import Loaded, NewSaga, Rest, SagaLog, Standing
-from coordinator.sagas.values import read
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ class SagaEngine:
             )
         if not standing.ours or self.ownership.losses != losses:
             return standing.gid, None  # Begun by another one, or by us under a lease that is lost: adopted by now.
-        run = SagaRun(saga, standing.number, gid, {REQUEST: value}, lease=self.ownership.lease)
+        run = SagaRun(saga, standing.number, gid, {REQUEST: value}, saga.begun, lease=self.ownership.lease)
         if saga.deadline_s is not None:
             run.deadline_s = self.clock.monotonic_s() + saga.deadline_s
         self._drive_in_task(run)
@@ -144,7 +143,7 @@ class SagaEngine:
         self.running[run.gid] = run
         task = asyncio.create_task(self._drive(run), name=f"saga {run.gid}")
         self._tasks[run.gid] = task
-        task.add_done_callback(lambda ended: self._forget(run, ended))
+        task.add_done_callback(partial(self._forget, run))
 
     def _forget(self, run: SagaRun, ended: "asyncio.Task[None]") -> None:
         self.running.pop(run.gid, None)
@@ -241,21 +240,19 @@ class SagaEngine:
 
     async def _write(self, run: SagaRun, happened: Happened) -> None:
         """Make it durable, and only then believe it."""
-        event, output, signal = happened
-        state = evolve(run.saga.shape, run.state, event)
+        event, _, signal, value = happened
+        was, state = run.state.phase, evolve(run.saga.shape, run.state, event)
         append = partial(self.log.append, run.number, run.position, encode(happened), final=state.ended)
         await insist(run.gid, append, clock=self.clock, chance=self.calls.chance)
-        run.position += 1
-        was, run.state = run.state.phase, state
+        run.state, run.position = state, run.position + 1
+        if isinstance(event, Done):
+            run.values[event.step] = value
+        elif isinstance(event, Skipped):
+            run.values.setdefault(event.step, None)
         sent = run.signals
         if signal is not None:
             run.consumed.add(signal)
             run.signals = [other for other in sent if other.id != signal]
-        if isinstance(event, Skipped):
-            run.values.setdefault(event.step, None)
-        elif output is not None or isinstance(event, Done):
-            step = run.saga.steps[event.step]  # type: ignore[union-attr]  # What has an output has a step.
-            run.values[step.name] = None if output is None or step.output is None else read(step.output, output)
         if state.phase is Phase.BACKWARD and was is not Phase.BACKWARD:
             run.hurry()  # What rests is not to be tried again, but given up.
         if was is Phase.PARKED:
@@ -302,9 +299,9 @@ class SagaEngine:
         now_s = self.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
+            await self.log.tidy()
             busy = [run.number for run in self.running.values()]
             await self._resume_all(await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX))
-            await self.log.tidy()
         if now_s >= self._purge_at_s:
             self._purge_at_s = now_s + limits.PURGE_PERIOD_S
             while await self.log.purge():

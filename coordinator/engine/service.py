@@ -16,7 +16,7 @@ from coordinator.engine.run import Participants, Run, resume
 from coordinator.engine.timers import Periodic
 from coordinator.engine.work import EngineWork
 from coordinator.errors import InDoubt, KeyReused, Refused, Unavailable
-from coordinator.gids import new_gid
+from coordinator.gids import RANDOM_BYTES, new_gid
 from coordinator.ports import Ability, Clock, Journal, LeavesMarkers, Record, Standing, Work
 from coordinator.protocol.model import BranchName, Gid, OnNo, Outcome, Recipe, Transaction
 from coordinator.protocol.policy import FailurePolicy, on_no
@@ -108,7 +108,7 @@ class TransactionEngine:
             if (earlier := await self.journal.look_up_key(name, key)) is not None:
                 raise KeyReused(f"{name!r} with key {key!r} is {earlier.gid} already", gid=earlier.gid)
             self._admit(chosen, publishes=needs_broker)  # Things may have changed while it was asked.
-        gid = new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))
+        gid = new_gid(self.prefix, self.clock.now(), self.chance.randbytes(RANDOM_BYTES))
         run = Run(
             transaction=Transaction(gid=gid, name=name, recipe=chosen, branches={}),
             policy=policy,

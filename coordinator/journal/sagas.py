@@ -51,12 +51,12 @@ class PostgresSagas:
 
     async def start(self, saga: NewSaga) -> Standing:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
-        standing: Standing = await boundary("saga.start", lambda: self._queue.put(saga), gid=saga.gid)
+        standing: Standing = await boundary("saga.start", partial(self._queue.put, saga), gid=saga.gid)
         return standing
 
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
-        return boundary("saga.append", lambda: self._queue.put((number, position, event, final)))
+        return boundary("saga.append", partial(self._queue.put, (number, position, event, final)))
 
     async def suspend(self, rest: Rest) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""

@@ -18,7 +18,7 @@ from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
 from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
-from coordinator.gids import new_gid
+from coordinator.gids import RANDOM_BYTES, new_gid
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import Phase, SagaState
 from coordinator.sagas.definition import Saga
@@ -218,7 +218,7 @@ class Sagas:
         return restored(saga, loaded, now_s=self.clock.monotonic_s()).state
 
     def _gid(self) -> str:
-        return new_gid(self.prefix, self.clock.now(), self.chance.randbytes(10))
+        return new_gid(self.prefix, self.clock.now(), self.chance.randbytes(RANDOM_BYTES))
 
 
 class SagaVerbs:

@@ -27,6 +27,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
 from coordinator.keys import check_name
+from coordinator.protocol.saga import SagaState, begun
 from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
 from coordinator.sagas import drawing
 from coordinator.sagas.values import misfit
@@ -222,6 +223,7 @@ class Saga:
         self.shape: Shape = shape_of(name, [_as_rule(each) for each in listed])
         by_name = {each.name: each for each in listed}
         self.steps: Mapping[StepName, StepDefinition] = {each: by_name[each] for each in self.shape.steps}
+        self.begun: SagaState = begun(self.shape)
         self.input: TypeAdapter[Any] | None = None
         for each in self.steps.values():
             self._bind(each)

@@ -31,16 +31,19 @@ _NAMES: dict[type[Any], str] = {
 
 
 class Happened(NamedTuple):
-    """A fact; the step's output as JSON, where it has one; and the id of the signal that it comes from, if it does."""
+    """A fact; the step's output as JSON, where it has one; the id of the signal that it comes from, if it does; and the
+    output as later steps take it.
+    """
 
     event: SagaEvent
     output: bytes | None = None
     signal: int | None = None
+    value: Any = None
 
 
 def encode(happened: Happened) -> str:
     """As JSON."""
-    event, output, signal = happened
+    event, output, signal, _ = happened
     if type(event) is Done and signal is None:  # What happens most often, and by far.
         return f'{{"t":"done","s":"{event.step}","o":{output.decode() if output else "null"}}}'
     told: dict[str, object] = {"t": _NAMES[type(event)]}

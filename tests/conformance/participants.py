@@ -75,7 +75,7 @@ class Bench:
 
 def fresh_gid() -> Gid:
     """A new gid of ours."""
-    return new_gid("unan", datetime.now(tz=UTC), os.urandom(10))
+    return new_gid("unan", datetime.now(tz=UTC), os.urandom(16))
 
 
 def memory_database() -> Bench:

@@ -24,7 +24,7 @@ from tests.docs.privileges import PAGE
 
 WITHIN_S = 60
 NOWHERE = "127.0.0.1:1"
-OLD = new_gid("unan", datetime.now(tz=UTC) - timedelta(days=2), bytes(10))
+OLD = new_gid("unan", datetime.now(tz=UTC) - timedelta(days=2), bytes(16))
 LETTER = """
     INSERT INTO unanimity.outbox (message_id, participant, topic, key, value, shard, dead, attempts, last_error)
     VALUES ('m', 'events', $1, 'k', 'v', 0, true, 6, 'UnknownTopicOrPartitionError')

@@ -153,7 +153,7 @@ def unknown_answer_read_as_never(patch: pytest.MonkeyPatch) -> None:
 
     async def hasty(self, run, step, reason):
         try:
-            said = await self._call(run, step, step.ask, "status", 1, step.timeout_s)
+            said = await self._call(run, step, step.ask, "status", 1)
         except CoordinatorError:
             said = "unknown"
         event = Done(step.name) if said == "done" else saga.Refused(step.name, reason)

@@ -12,7 +12,7 @@ from coordinator.schema import apply
 from participants import Postgres
 from tests.integration.operating.conftest import NOWHERE, SETTINGS
 
-RANDOM = bytes(range(10))
+RANDOM = bytes(range(16))
 
 
 @pytest.fixture

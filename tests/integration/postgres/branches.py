@@ -18,7 +18,7 @@ ROWS = "SELECT count(*) FROM business"
 
 def fresh_gid() -> Gid:
     """A new gid of ours."""
-    return new_gid("unan", datetime.now(tz=UTC), os.urandom(10))
+    return new_gid("unan", datetime.now(tz=UTC), os.urandom(16))
 
 
 async def begin(participant: Postgres, recipe: Recipe = Recipe.TWO_PHASE, gid: Gid | None = None) -> PostgresSession:

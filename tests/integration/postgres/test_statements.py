@@ -170,7 +170,7 @@ async def test_a_deciding_branch_costs_three_round_trips(logged):
     participant, log = logged
     await commit_with(await begin(participant, Recipe.COMMIT_RECORD))
     log.statements()
-    gid = new_gid("unan", datetime.now(tz=UTC), os.urandom(10))
+    gid = new_gid("unan", datetime.now(tz=UTC), os.urandom(16))
     session = await begin(participant, Recipe.COMMIT_RECORD, gid)
     await commit_with(session)
     assert log.statements() == [

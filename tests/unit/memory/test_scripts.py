@@ -27,7 +27,7 @@ def seen(participant):
 
 
 async def begun(participant, write):
-    gid = new_gid("unan", datetime.now(tz=UTC), os.urandom(10))
+    gid = new_gid("unan", datetime.now(tz=UTC), os.urandom(16))
     session = await participant.begin(gid, recipe=Recipe.TWO_PHASE)
     write(session)
     return gid, session

@@ -19,6 +19,7 @@ from coordinator.protocol.saga import (
     Undone,
     Unknown,
     Waiting,
+    begun,
     doubted,
     evolve,
     first_called,
@@ -54,6 +55,30 @@ def after(shape, *events):
     for event in events:
         state = evolve(shape, state, event)
     return state
+
+
+@pytest.mark.parametrize("shape", [LINE, DIAMOND, PIVOT])
+def test_a_state_that_many_sagas_begin_in_is_one_like_any_other(shape):
+    """It holds what follows, for as long as one step at a time is done; whoever leaves that way changes nothing of it."""
+    shared, own = begun(shape), SagaState()
+    while actions := owed(shape, own):
+        assert owed(shape, shared) == actions
+        step = actions[0].step
+        for other in (Refused(step, "no"), Unknown(step, "timeout"), Stuck(step, "down"), Waiting(step, 1.0)):
+            assert evolve(shape, shared, other) == evolve(shape, own, other)
+            assert owed(shape, evolve(shape, shared, other)) == owed(shape, evolve(shape, own, other))
+        with pytest.raises(IllegalTransition):
+            evolve(shape, shared, Resumed())
+        assert owed(shape, doubted(shape, shared)) == owed(shape, doubted(shape, own))
+        shared, own = evolve(shape, shared, Done(step)), evolve(shape, own, Done(step))
+        assert shared == own
+    assert shared.phase is Phase.COMPLETED
+    assert not owed(shape, shared)
+
+
+def test_a_step_that_is_not_owed_is_not_done_in_a_shared_state_either():
+    with pytest.raises(IllegalTransition):
+        evolve(LINE, begun(LINE), Done("b"))
 
 
 def test_steps_run_in_order_and_then_it_is_completed():
