@@ -9,7 +9,8 @@ from coordinator.errors import InvalidDefinition
 
 def check_key(key: str | None) -> None:
     """Raises `InvalidDefinition` for a key that the journal could not store."""
-    _check("a key", key or "", limits.KEY_BYTES_MAX)
+    if key is not None:
+        _check("a key", key, limits.KEY_BYTES_MAX)
 
 
 def check_name(name: str) -> None:

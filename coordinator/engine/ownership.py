@@ -42,7 +42,9 @@ class Ownership:
     def holds(self) -> bool:
         """Whether this process may begin something: its lease has a margin left, and it has not stood still since."""
         now_s = self.clock.monotonic_s()
-        return now_s < self._believed_until_s and not self.watchdog.stalled_at(now_s)
+        if now_s >= self._believed_until_s:
+            return False
+        return now_s <= self.watchdog.steady_until_s or not self.watchdog.stalled_at(now_s)
 
     async def register(self) -> None:
         """Become an owner."""

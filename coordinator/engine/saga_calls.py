@@ -58,7 +58,7 @@ class Calls:
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the action until it is known what became of it, or until its policy says what to make of it."""
-        call, made, doubtful = step.run, 0, step.name in run.state.doubtful
+        call, made, doubtful = step.run, 0, False
         assert call is not None, "an action has a function"
         while True:
             made += 1
@@ -74,7 +74,7 @@ class Calls:
                 last, asked_for_s = made >= step.retry.at_most, _asked_for_s(failure)
                 unknown = not nothing_happened(failure)
                 # What one attempt may have done, no later one takes back by doing nothing.
-                doubtful = doubtful or unknown
+                doubtful = doubtful or unknown or step.name in run.state.doubtful
                 if not doubtful:
                     run.begun.discard(step.name)
                 if step.on_unknown is OnUnknown.ASK and (unknown or (last and doubtful)):

@@ -83,7 +83,8 @@ class SagaRun:
 
     def outcome(self) -> SagaOutcome:
         """Where it stands."""
-        outputs = {name: value for name, value in self.values.items() if name != REQUEST}
+        outputs = self.values.copy()
+        outputs.pop(REQUEST, None)
         return SagaOutcome(gid=self.gid, phase=self.state.phase, outputs=outputs, reason=self.state.reason)
 
 
@@ -159,7 +160,7 @@ def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
             raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
         return b"null", None
     try:
-        text = write(saga.input, saga.input.validate_python(value))
+        text = write(saga.input, saga.input.validator.validate_python(value))
         checked = read(saga.input, text)  # As whoever goes on with it has it; what nobody could read is never written.
     except ValueError as wrong:
         raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong

@@ -33,7 +33,6 @@ from coordinator.protocol.saga import (
     Settle,
     Skipped,
     Stuck,
-    Undo,
     evolve,
     first_called,
     owed,
@@ -141,7 +140,7 @@ class SagaEngine:
 
     def _drive_in_task(self, run: SagaRun) -> None:
         self.running[run.gid] = run
-        task = asyncio.create_task(self._drive(run), name=f"saga {run.gid}")
+        task = asyncio.get_running_loop().create_task(self._drive(run), name=f"saga {run.gid}")
         self._tasks[run.gid] = task
         task.add_done_callback(partial(self._forget, run))
 
@@ -153,9 +152,11 @@ class SagaEngine:
         failure = None if ended.cancelled() else ended.exception()
         if self.stopping and not run.state.ended:
             self._left.append(run)
-        if isinstance(failure, Replaced):
+        if failure is None or isinstance(failure, Halted):
+            pass
+        elif isinstance(failure, Replaced):
             logger.warning("saga %s is another process' now: %s", run.gid, failure)
-        elif failure is not None and not isinstance(failure, Halted):
+        else:
             if run.unsettled():
                 self._broken.add(run.number)
             logger.error("driving saga %s ended with a bug or a misconfiguration", run.gid, exc_info=failure)
@@ -164,7 +165,7 @@ class SagaEngine:
                 waiter.set_result(run.outcome())  # It ended, it sleeps, or it is another's: whoever waits looks again.
 
     async def _drive(self, run: SagaRun) -> None:
-        shape = run.saga.shape
+        shape, steps = run.saga.shape, run.saga.steps
         while actions := owed(shape, run.state):
             if self.stopping and not run.flying:
                 return
@@ -174,8 +175,9 @@ class SagaEngine:
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self._write(run, heard)
                 continue
-            alone = len(actions) == 1 and not run.flying and run.saga.steps[actions[0].step].kind is Kind.ACTION
-            if (happened := await (self._perform(run, actions[0]) if alone else self._next(run, actions))) is None:
+            alone = len(actions) == 1 and not run.flying and steps[actions[0].step].kind is Kind.ACTION
+            happened = await (self._perform(run, actions[0]) if alone else self._next(run, actions))
+            if happened is None:
                 break
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self._write(run, heard)  # It was said before this ended, and may be what shuts it out.
@@ -215,14 +217,10 @@ class SagaEngine:
                         return task.result()
 
     def _perform(self, run: SagaRun, action: SagaAction) -> Coroutine[Any, Any, Happened]:
-        step = run.saga.steps[action.step]
-        match action:
-            case Run():
-                return self.calls.act(run, step)
-            case Settle():
-                return self.calls.settle(run, step)
-            case Undo():
-                return self.calls.undo(run, step)
+        step, kind = run.saga.steps[action.step], type(action)
+        if kind is Run:
+            return self.calls.act(run, step)
+        return self.calls.settle(run, step) if kind is Settle else self.calls.undo(run, step)
 
     async def _rest(self, run: SagaRun, seconds: float) -> None:
         """Between two attempts of a call. A word to the saga is heard meanwhile, and may cut it short."""
@@ -253,7 +251,9 @@ class SagaEngine:
         if signal is not None:
             run.consumed.add(signal)
             run.signals = [other for other in sent if other.id != signal]
-        if state.phase is Phase.BACKWARD and was is not Phase.BACKWARD:
+        if state.phase is was:
+            return
+        if state.phase is Phase.BACKWARD:
             run.hurry()  # What rests is not to be tried again, but given up.
         if was is Phase.PARKED:
             run.freed = signal

@@ -24,6 +24,8 @@ class Watchdog:
     stalls: int = 0
     lag_s: float = 0.0
     """By how much the last beat was late."""
+    steady_until_s: float = float("inf")
+    """Until then nobody need look: it did not stand still, or has renewed its lease since."""
     _beat_due_s: float = float("inf")
     _stalled_since_s: float | None = None
     """When a standstill was noticed, which is after its end."""
@@ -45,13 +47,14 @@ class Watchdog:
         now_s = self.clock.monotonic_s()
         self.lag_s = max(0.0, now_s - self._beat_due_s)
         stalled = self.stalled
-        self._beat_due_s = now_s + next_in_s
+        self._expect(now_s + next_in_s)
         return stalled
 
     def renewed(self, asked_s: float) -> None:
         """The lease was renewed by a question that was asked at *asked_s*."""
         if self._stalled_since_s is not None and asked_s >= self._stalled_since_s:
             self._stalled_since_s = None
+            self._expect(self._beat_due_s)
             self._steady.set()
 
     async def steady(self) -> None:
@@ -62,5 +65,10 @@ class Watchdog:
     def _notice(self, now_s: float) -> None:
         self.stalls += 1
         logger.warning("this process stood still for %.1f s: it renews its lease first", now_s - self._beat_due_s)
-        self._stalled_since_s = self._beat_due_s = now_s
+        self._stalled_since_s = now_s
+        self._expect(now_s)
         self._steady.clear()
+
+    def _expect(self, due_s: float) -> None:
+        self._beat_due_s = due_s
+        self.steady_until_s = due_s + self.lag_max_s if self._stalled_since_s is None else float("-inf")

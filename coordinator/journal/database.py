@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 
 from coordinator import limits
 from coordinator.errors import Disconnected, Misconfigured, Refused, Unavailable
@@ -25,7 +26,9 @@ _REFUSED_NOW = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.InvalidCachedStatementError,
 )
+"""What a new connection may be better for. (The last one: a table was changed behind a prepared statement.)"""
 
 
 class JournalConnection:
@@ -35,6 +38,7 @@ class JournalConnection:
         self._url = url
         self._settings = dict(settings or {})
         self._connection: asyncpg.Connection[Any] | None = None
+        self._prepared: dict[str, PreparedStatement[Any]] = {}
         self._turn = asyncio.Lock()
         self._timeouts = Timeouts()
         self.statements = 0
@@ -59,6 +63,20 @@ class JournalConnection:
                 self.cut()
                 raise
 
+    async def first(self, statement: str, *arguments: Any) -> Any:
+        """The first row of *statement*, None where there is none; raises as `run` does.
+
+        It is prepared once for each connection, which halves the driver's work for it.
+        """
+
+        async def work(connection: Connection) -> Any:
+            prepared = self._prepared.get(statement)
+            if prepared is None:
+                prepared = self._prepared[statement] = await connection.prepare(statement)
+            return await prepared.fetchrow(*arguments)
+
+        return await self.run(work)
+
     async def close(self) -> None:
         """Close it. Idempotent."""
         connection, self._connection = self._connection, None
@@ -70,6 +88,7 @@ class JournalConnection:
 
     async def _open(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
+            self._prepared.clear()
             try:
                 self._connection = await asyncpg.connect(
                     self._url, timeout=limits.PARTICIPANT_CALL_S, server_settings=self._settings

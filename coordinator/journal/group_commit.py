@@ -32,10 +32,13 @@ class GroupCommit(Generic[Item, Result]):
         order: Callable[[Item], Any] | None = None,
     ) -> None:
         self._name = name
-        self._free = list(reversed(writers))
+        self._unused = list(reversed(writers))
         self._order = order
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        """One for each writer that was ever needed."""
+        self._idle: list[asyncio.Future[None]] = []
+        """What writers wait for that have nothing to write."""
         self._gathering = False
         """Whether a writer is about to take what waits."""
         self._closed = False
@@ -54,7 +57,8 @@ class GroupCommit(Generic[Item, Result]):
             raise Unavailable(f"{self._name} is closed")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        self._gather()
+        if not self._gathering:
+            self._gather()
         return future
 
     def crowded(self) -> str | None:
@@ -71,31 +75,52 @@ class GroupCommit(Generic[Item, Result]):
     async def close(self) -> None:
         """Flush what waits, and take no more. Idempotent; whoever waits for it can be cancelled."""
         self._closed = True
+        while self._idle:
+            self._idle.pop().set_result(None)
         if self._tasks:
-            await asyncio.wait(set(self._tasks))
+            await asyncio.wait(self._tasks)
 
     def _gather(self) -> None:
-        if self._free and not self._gathering:
+        """Have a writer take what waits, if one is free: the one that wrote last, rather than another."""
+        if self._idle:
             self._gathering = True
-            task = asyncio.create_task(self._run(self._free.pop()), name=self._name)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._idle.pop().set_result(None)
+        elif self._unused:
+            self._gathering = True
+            self._tasks.add(asyncio.create_task(self._run(self._unused.pop()), name=self._name))
+
+    async def _something(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for something to write, or for the end."""
+        idle = loop.create_future()
+        self._idle.append(idle)
+        try:
+            await idle
+        except asyncio.CancelledError:
+            self._idle.remove(idle)
+            raise
 
     def _taken(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
         """All that waits; or half of it, where there is enough for two writers at once."""
         count = len(self._waiting)
-        count = min(count if count < _SHARED_FROM or not self._free else count // 2, limits.JOURNAL_BATCH_MAX)
+        shared = count >= _SHARED_FROM and bool(self._idle or self._unused)
+        count = min(count // 2 if shared else count, limits.JOURNAL_BATCH_MAX)
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         if self._waiting:
             self._gather()
         return batch
 
     async def _run(self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]]) -> None:
-        self._gathering = False
-        while self._waiting:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._gathering = False
+            if not self._waiting:
+                if self._closed:
+                    return
+                await self._something(loop)
+                continue
             batch = self._taken()
             self.flushes += 1
-            self._flushing_since_s[id(flush)] = asyncio.get_running_loop().time()
+            self._flushing_since_s[id(flush)] = loop.time()
             if self.flushed is not None:
                 self.flushed(len(batch))
             if self._order is not None:
@@ -114,7 +139,6 @@ class GroupCommit(Generic[Item, Result]):
                     future.exception()  # Seen: an item that was only queued has nobody who would await it.
                 else:
                     future.set_result(result)
-        self._free.append(flush)
 
 
 async def close_all(queues: Iterable[GroupCommit[Any, Any]], connections: Collection[JournalConnection]) -> None:

@@ -5,7 +5,6 @@ A saga costs one row when it begins and one for each step; nothing of it is upda
 """
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import astuple
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -155,31 +154,28 @@ class PostgresSagas:
         appended: list[_Append] = []
         for item in batch:
             started.append(item) if isinstance(item, NewSaga) else appended.append(item)
-        rows = (to_json(started).decode(), f"[{','.join([_appended_json(item) for item in appended])}]")
-        row: Any = await writer.run(lambda c: c.fetchrow(SQL["flush"], *self._owner(), *rows))
+        rows = ("\x1e".join(map(_start_text, started)), "\x1e".join(map(_append_text, appended)))
+        row = await writer.first(SQL["flush"], *self._owner(), *rows)
         if not row["held"]:
             raise Replaced("this process has lost its term: its sagas are another one's")
         refused = await self._refused(appended) if row["appended"] < len(appended) else {}
         numbers = dict(zip(row["gids"] or (), row["numbers"] or (), strict=True))
-        return [
-            await self._stands(item, numbers.get(item.gid)) if isinstance(item, NewSaga) else refused.get(item)
-            for item in batch
-        ]
+        standing = {
+            saga.gid: _ours(saga, numbers[saga.gid]) if saga.gid in numbers else await self._stands(saga)
+            for saga in started
+        }
+        return [standing[item.gid] if isinstance(item, NewSaga) else refused.get(item) for item in batch]
 
     async def _flush_one(self, writer: JournalConnection, item: NewSaga | _Append) -> Sequence[Any] | None:
         """What `_flush` returns; None where nothing was written, for whichever reason."""
         if isinstance(item, NewSaga):
-            number = await self._only(writer, "start_one", *astuple(item))
-            return None if number is None else [await self._stands(item, number)]
-        return None if await self._only(writer, "append_one", *item) is None else [None]
+            row = (item.gid, item.name, item.definition, item.key, item.fingerprint, item.input, item.deadline_s)
+            begun = await writer.first(SQL["start_one"], *self._owner(), *row)
+            return None if begun is None else [_ours(item, begun["number"])]
+        return None if await writer.first(SQL["append_one"], *self._owner(), *item) is None else [None]
 
-    async def _only(self, writer: JournalConnection, statement: str, *row: Any) -> int | None:
-        number: int | None = await writer.run(lambda c: c.fetchval(SQL[statement], *self._owner(), *row))
-        return number
-
-    async def _stands(self, saga: NewSaga, number: int | None) -> Standing | BaseException:
-        if number is not None:
-            return Standing(number=number, gid=saga.gid, fingerprint=saga.fingerprint, ours=True)
+    async def _stands(self, saga: NewSaga) -> Standing | BaseException:
+        """What stands in its place."""
         row: Any = await self._forced.run(lambda c: c.fetchrow(SQL["standing"], saga.gid, saga.name, saga.key))
         if row is None:
             return KeyReused(f"saga {saga.name!r} with key {saga.key!r} stood, and is gone", gid=saga.gid)
@@ -208,7 +204,16 @@ class PostgresSagas:
         return lease.owner, lease.term
 
 
-def _appended_json(item: _Append) -> str:
+def _ours(saga: NewSaga, number: int) -> Standing:
+    return Standing(number=number, gid=saga.gid, fingerprint=saga.fingerprint, ours=True)
+
+
+def _start_text(saga: NewSaga) -> str:
+    key = "null" if saga.key is None else dumps(saga.key)
+    due = "" if saga.deadline_s is None else str(saga.deadline_s)
+    return f"{saga.gid}\x1f{saga.name}\x1f{saga.definition}\x1f{key}\x1f{saga.fingerprint}\x1f{saga.input}\x1f{due}"
+
+
+def _append_text(item: _Append) -> str:
     number, position, event, final = item
-    told = f'"escaped":{dumps(event)}' if "\\u" in event else f'"event":{event}'
-    return f'{{"number":{number},"position":{position},{told},"final":{"true" if final else "false"}}}'
+    return f"{number}\x1f{position}\x1f{event}\x1f{final}"

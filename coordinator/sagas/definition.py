@@ -228,11 +228,8 @@ class Saga:
         for each in self.steps.values():
             self._bind(each)
         self.digest = _digest(self)
-
-    @property
-    def identity(self) -> str:
+        self.identity = f"{name}@{version or self.digest}"
         """What a running saga is pinned to."""
-        return f"{self.name}@{self.version or self.digest}"
 
     def text(self) -> str:
         """The definition as text: its steps by layers (those of one layer may run together), and what undoes them."""
@@ -246,6 +243,8 @@ class Saga:
         if not self.name.isprintable() or not self.name:
             raise InvalidDefinition(f"a saga has a name, of printable characters: {self.name!r}")
         check_name(self.name)
+        if not self.version.isprintable():
+            raise InvalidDefinition(f"saga {self.name!r}: a version is of printable characters: {self.version!r}")
         if self.parallel < 1:
             raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
         if self.deadline_s is not None and not 0 < self.deadline_s <= limits.SAGA_WAIT_MAX_S:

@@ -22,9 +22,9 @@ class NewSaga:
     """Seconds from now, by the database's clock."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Standing:
-    """The saga that stands for a name and key: ours, or an earlier one."""
+    """The saga that stands for a name and key: ours, or an earlier one. Treat it as a value, as `NewSaga`."""
 
     number: int
     gid: str

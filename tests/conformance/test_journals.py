@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from dataclasses import replace
 
 import asyncpg
@@ -158,14 +159,11 @@ async def a(place):
     return await place.process("a")
 
 
-_made = iter(range(1, 10_000))
-
-
 def record(standing=Standing.COMMIT, *, key=None, hold_s=None) -> Record:
     """A record of a transaction with a database and a broker."""
     from datetime import UTC, datetime
 
-    gid = new_gid("test", datetime.now(tz=UTC), next(_made).to_bytes(10, "big"))
+    gid = new_gid("test", datetime.now(tz=UTC), os.urandom(16))
     return Record(
         gid=gid,
         name="transfer",

@@ -59,7 +59,7 @@ def after(shape, *events):
 
 @pytest.mark.parametrize("shape", [LINE, DIAMOND, PIVOT])
 def test_a_state_that_many_sagas_begin_in_is_one_like_any_other(shape):
-    """It holds what follows, for as long as one step at a time is done; whoever leaves that way changes nothing of it."""
+    """It holds what follows while one step at a time is done; whoever leaves that way changes nothing of it."""
     shared, own = begun(shape), SagaState()
     while actions := owed(shape, own):
         assert owed(shape, shared) == actions

@@ -90,6 +90,7 @@ BROKEN = {
         lambda: Saga("s", step(reserve, after="ship"), step(ship, name="ship", after="reserve")),
         "has a cycle: ",
     ),
+    "a version in two lines": (lambda: Saga("s", step(reserve), version="1\n2"), "of printable characters"),
     "two of a name": (lambda: Saga("s", step(reserve), step(reserve)), "two steps are called 'reserve'"),
     "two pivots": (lambda: Saga("s", step(reserve, pivot=True), step(charge, pivot=True)), "two pivots, 'reserve' and"),
     "unknown step": (
