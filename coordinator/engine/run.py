@@ -11,6 +11,7 @@ from coordinator.ports import Ability, Lease, Message, Participant, Record, Sess
 from coordinator.protocol.model import BranchName, Status, Transaction
 from coordinator.protocol.policy import FailurePolicy, Park, Retry, Rollback
 from coordinator.protocol.two_phase import restored
+from coordinator.storable import storable
 from coordinator.telemetry.following import Following
 
 
@@ -94,7 +95,7 @@ class Run:
             branches=transaction.branches,
             votes=transaction.votes,
             evidence=transaction.evidence,
-            reason=reason or transaction.reason,
+            reason=storable(reason or transaction.reason),
             key=self.key,
             outbox=self.outbox,
             hold_s=self.hold_s,

@@ -24,6 +24,7 @@ from coordinator.protocol.saga_shape import OnUnknown
 from coordinator.sagas.definition import CONTEXT, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
 from coordinator.sagas.values import read, write
+from coordinator.storable import storable
 from coordinator.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
@@ -241,9 +242,7 @@ _fact = cache(Done)
 
 
 def _said(failure: BaseException) -> str:
-    """What it says, without the characters that a database has no room for."""
-    said = (str(failure) or type(failure).__name__)[: limits.ANSWER_CHARACTERS_MAX]
-    return said.replace("\0", "?").encode(errors="replace").decode()
+    return storable(str(failure) or type(failure).__name__)
 
 
 _POINTS = {"action": "saga.run", "compensation": "saga.undo", "status": "saga.ask"}

@@ -22,7 +22,7 @@ from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_suspects import Suspects
 from coordinator.engine.saga_waits import needless, waited_for
 from coordinator.engine.saga_writing import insist
-from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Replaced, Unavailable
+from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced, Unavailable
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import (
     Cancelled,
@@ -241,7 +241,14 @@ class SagaEngine:
         event, _, signal, value = happened
         was, state = run.state.phase, evolve(run.saga.shape, run.state, event)
         append = partial(self.log.append, run.number, run.position, encode(happened), final=state.ended)
-        await insist(run.gid, append, clock=self.clock, chance=self.calls.chance)
+        try:
+            await insist(run.gid, append, clock=self.clock, chance=self.calls.chance)
+        except Refused as failure:
+            if type(failure) is not Refused or not isinstance(event, Done):
+                raise
+            logger.exception("the end of step %s of %s cannot be written", event.step, run.gid)
+            await self._write(run, Happened(Stuck(event.step, "its output cannot be stored: see the log")))
+            return
         run.state, run.position = state, run.position + 1
         if isinstance(event, Done):
             run.values[event.step] = value

@@ -5,30 +5,32 @@ There is no timer: an idle journal flushes at once, and a busy one shares each d
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from coordinator import limits
-from coordinator.errors import Unavailable
+from coordinator.errors import Refused, Unavailable
 from coordinator.journal.database import JournalConnection
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Writer = Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]]
+"""Makes a batch durable; a result, or an exception, for each item of it."""
 
 _SHARED_FROM = 32
 """How many must wait for two writers to share them: while one half is written, the other half's callers go on."""
 
 
 class GroupCommit(Generic[Item, Result]):
-    """A queue before one or more writers; whichever is free takes all that waits.
-
-    Each of *writers* makes a batch durable and returns a result, or an exception, for each item of it.
-    """
+    """A queue before one or more writers; whichever is free takes all that waits."""
 
     def __init__(
         self,
         name: str,
-        *writers: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *writers: Writer[Item, Result],
         order: Callable[[Item], Any] | None = None,
     ) -> None:
         self._name = name
@@ -109,7 +111,7 @@ class GroupCommit(Generic[Item, Result]):
             self._gather()
         return batch
 
-    async def _run(self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]]) -> None:
+    async def _run(self, flush: Writer[Item, Result]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._gathering = False
@@ -126,10 +128,7 @@ class GroupCommit(Generic[Item, Result]):
             if self._order is not None:
                 order = self._order
                 batch.sort(key=lambda entry: order(entry[0]))
-            try:
-                results: Sequence[Result | BaseException] = await flush([item for item, _ in batch])
-            except Exception as failure:  # noqa: BLE001 - the loop's edge: whatever it was, each of the batch is told.
-                results = [failure] * len(batch)
+            results = await _results(flush, [item for item, _ in batch])
             del self._flushing_since_s[id(flush)]
             for (_, future), result in zip(batch, results, strict=True):
                 if future.cancelled():
@@ -139,6 +138,19 @@ class GroupCommit(Generic[Item, Result]):
                     future.exception()  # Seen: an item that was only queued has nobody who would await it.
                 else:
                     future.set_result(result)
+
+
+async def _results(flush: Writer[Item, Result], items: Sequence[Item]) -> Sequence[Result | BaseException]:
+    """What each of *items* is told. One that cannot be stored costs those nothing that share its flush."""
+    try:
+        return await flush(items)
+    except Refused as failure:
+        if len(items) == 1:
+            return [failure]
+        logger.warning("one of %d items cannot be stored, so that each is written alone: %s", len(items), failure)
+        return [result for item in items for result in await _results(flush, [item])]
+    except Exception as failure:  # noqa: BLE001 - the loop's edge: whatever it was, each of the batch is told.
+        return [failure] * len(items)
 
 
 async def close_all(queues: Iterable[GroupCommit[Any, Any]], connections: Collection[JournalConnection]) -> None:

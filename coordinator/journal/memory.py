@@ -17,6 +17,7 @@ from coordinator.errors import KeyReused, Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.ports import Adopted, Alert, AlertKind, Lease, Message, Record, Standing
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Outcome, Role, Vote
+from coordinator.storable import storable
 
 
 @dataclass(slots=True)
@@ -209,7 +210,7 @@ class MemoryJournal:
     async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
         """Keep for people what an owed call was last answered."""
         before, _ = self.world.attempts.get((gid, branch, action), (0, ""))
-        self.world.attempts[(gid, branch, action)] = (before + tried, answer)
+        self.world.attempts[(gid, branch, action)] = (before + tried, storable(answer))
 
     async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:
         """Forget records that were finished and made longer ago than this; how many. Some alerts keep theirs."""

@@ -1,10 +1,11 @@
 """The log of sagas in memory, held to the same tests as the one in PostgreSQL."""
 
+import json
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordinator import limits
-from coordinator.errors import Replaced
+from coordinator.errors import Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.memory import MemoryJournal
 from coordinator.sagas.log import Loaded, NewSaga, Rest, Signal, Standing
@@ -49,6 +50,7 @@ class MemorySagas:
 
         async def insert() -> Standing:
             owner, term = self._owner()
+            _check(saga.input)
             for stored in self._sagas.values():
                 same_key = saga.key is not None and (stored.saga.name, stored.saga.key) == (saga.name, saga.key)
                 if stored.saga.gid == saga.gid or same_key:
@@ -65,6 +67,7 @@ class MemorySagas:
 
         async def write() -> None:
             self._owner()
+            _check(event)
             stored = self._sagas[number]
             if position < len(stored.events):
                 if stored.events[position] != event:
@@ -224,3 +227,15 @@ class MemorySagas:
         if lease is None or holder is None or holder.term != lease.term:
             raise Replaced("this process has lost its term, or is no owner")
         return lease.owner, lease.term
+
+
+def _check(text: str) -> None:
+    """Refuses what PostgreSQL would not take for JSON."""
+    try:
+        json.loads(text, parse_constant=_none_such)
+    except ValueError as wrong:
+        raise Refused(f"the journal cannot store this: {wrong}") from wrong
+
+
+def _none_such(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -24,6 +24,7 @@ from coordinator.outbox_rows import outbox_columns, outbox_row
 from coordinator.ports import Adopted, Lease, Message, Record, Standing
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Outcome, Role, Vote
 from coordinator.schema import OF_A_JOURNAL, apply, queries
+from coordinator.storable import storable
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
 
@@ -171,7 +172,7 @@ class PostgresJournal:
 
     async def note_attempt(self, gid: Gid, branch: str, action: str, *, tried: int, answer: str) -> None:
         """Keep for people what an owed call was last answered. See `ports.Journal`."""
-        arguments = (gid, branch, action, tried, answer[: limits.ANSWER_CHARACTERS_MAX], self._owner_or_nobody()[0])
+        arguments = (gid, branch, action, tried, storable(answer), self._owner_or_nobody()[0])
         await self.lazy.run(lambda connection: connection.execute(SQL["note_attempt"], *arguments))
 
     async def purge(self, older_than_s: float = limits.JOURNAL_RETENTION_S) -> int:

@@ -88,7 +88,7 @@ WITH taken AS MATERIALIZED (
         SELECT s.number FROM unanimity.sagas AS s
         WHERE s.owner = taken.owner AND (s.owner, s.number) >= (taken.owner, taken.first) AND s.term < taken.term
           AND s.definition = ANY($3::text[]) AND (s.adoptions >= $5 AND s.adoptions < $6) = $7
-          AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final) IS NULL
+          AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
         ORDER BY s.number LIMIT $4 FOR UPDATE SKIP LOCKED
     ) AS theirs LIMIT $4
 ), held AS MATERIALIZED (
@@ -113,7 +113,7 @@ WITH lost AS (
       AND s.number >= coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0)
       AND s.definition = ANY($3::text[]) AND s.number <> ALL($4::bigint[])
       AND s.created_at < now() - make_interval(secs => $5)
-      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final) IS NULL
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
     ORDER BY s.number LIMIT $6 FOR UPDATE
 )
 UPDATE unanimity.sagas AS s SET reigns = s.reigns + 1 FROM lost WHERE s.number = lost.number RETURNING s.number;
@@ -175,7 +175,7 @@ INSERT INTO unanimity.saga_owners AS o (owner, first)
 SELECT $1, coalesce((
     SELECT s.number FROM unanimity.sagas AS s
     WHERE s.owner = $1 AND s.number BETWEEN $2 AND $4
-      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final) IS NULL
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
     ORDER BY s.number LIMIT 1
 ), $4::bigint + 1)
 ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2 AND o.taken = $3;

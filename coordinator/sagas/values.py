@@ -4,6 +4,7 @@ They are written under the names of their fields, and read by these or by their 
 aliases is read again as it was written. (These are the adapter's own two methods: those around them take longer.)
 """
 
+import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,13 +13,23 @@ _TOLD_MAX = 5
 
 
 def write(kind: TypeAdapter[Any], value: Any) -> bytes:
-    """*value* as JSON, without what its type computes. Raises `ValueError` where it has none."""
-    return kind.serializer.to_json(value, by_alias=False, round_trip=True, warnings=False)
+    """*value* as JSON, without what its type computes. Raises `ValueError` where it has none.
+
+    A type that is told to writes numbers that are none (NaN, Infinity): that is no JSON, and no database takes it.
+    """
+    text = kind.serializer.to_json(value, by_alias=False, round_trip=True, warnings=False)
+    if b"NaN" in text or b"Infinity" in text:
+        json.loads(text, parse_constant=_no_number)
+    return text
 
 
 def read(kind: TypeAdapter[Any], text: str | bytes) -> Any:
     """The value that JSON stands for. Raises `ValueError` where it is of another type."""
     return kind.validator.validate_json(text, by_alias=True, by_name=True)
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} cannot be written as JSON")
 
 
 def misfit(kind: TypeAdapter[Any], text: str | bytes) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from coordinator import Compensated, Coordinator, InvalidDefinition, KeyReused, Parked, Refused, Settings, Unavailable
 from coordinator.protocol.saga import Phase
@@ -120,6 +121,38 @@ async def test_a_timeout_is_not_a_failure_its_compensation_runs(coordinator, wor
     with pytest.raises(Compensated, match="charge: TimeoutError"):
         await coordinator.run(world.saga(), 1)
     assert world.did == ["reserve", "refund", "release"]
+
+
+async def test_an_output_that_is_no_json_is_a_step_s_failure_and_not_the_journal_s(coordinator):
+    """A model may be told to write numbers that are none."""
+
+    class Odd(BaseModel):
+        model_config = ConfigDict(ser_json_inf_nan="constants")
+        share: float
+
+    async def divide() -> Odd:
+        return Odd(share=float("inf"))
+
+    with pytest.raises(Compensated, match="divide: Infinity cannot be written as JSON"):
+        await coordinator.run(Saga("odd", step(divide, retry=QUICK)))
+
+
+async def test_a_step_whose_end_the_journal_refuses_is_not_called_again_but_parks(coordinator, world, monkeypatch):
+    append = coordinator.sagas.engine.log.append
+
+    def refusing(number, position, event, *, final=False):
+        if '"done","s":"charge"' in event:
+            raise Refused("the journal cannot store this")
+        return append(number, position, event, final=final)
+
+    monkeypatch.setattr(coordinator.sagas.engine.log, "append", refusing)
+    handle = await coordinator.start(world.saga(), 1)
+    with pytest.raises(Parked, match="charge: its output cannot be stored"):
+        await handle.result()
+    assert world.did == ["reserve", "charge"]
+    await handle.cancel("it is given up")
+    await phase(handle, Phase.COMPENSATED)
+    assert world.did == ["reserve", "charge", "refund", "release"]
 
 
 async def test_a_compensation_that_fails_for_good_parks_and_an_operator_resumes_or_skips(coordinator, world):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator import limits
-from coordinator.errors import Replaced
+from coordinator.errors import Refused, Replaced
 from coordinator.journal.memory_sagas import MemorySagas
 from coordinator.journal.sagas import PostgresSagas
 from coordinator.sagas.log import NewSaga, Rest
@@ -185,6 +185,20 @@ async def test_whatever_json_can_hold_is_kept_and_read_again(a):
         loaded = await a.log.load(new.gid)
         assert (loaded.input, list(loaded.events)) == (new.input, [event])
     await a.log.append(stand[0].number, 0, events[0])  # Repeated: it finds itself.
+
+
+async def test_what_cannot_be_stored_costs_those_nothing_that_share_its_write(a):
+    """What a type was told to write that is no JSON; it is refused, and only to whoever wrote it."""
+    (one, _), (other, new) = await a.begun(), await a.begun()
+    fresh, wrong = new_saga(), replace(new_saga(), input='{"n":NaN}')
+    told = await asyncio.gather(
+        a.log.append(one.number, 0, '{"t":"done","s":"pay","o":Infinity}'), a.log.start(wrong),
+        a.log.append(other.number, 0, DONE), a.log.start(fresh), return_exceptions=True,
+    )  # fmt: skip
+    assert [type(each) for each in told[:2]] == [Refused, Refused]
+    assert (told[2], told[3].gid) == (None, fresh.gid)
+    assert list((await a.log.load(new.gid)).events) == [DONE]
+    assert await a.log.load(wrong.gid) is None
 
 
 async def test_it_sleeps_until_its_time(a, b, place):

@@ -1,11 +1,12 @@
 """What only the journal in PostgreSQL can be asked: concurrency, lost connections, and how many commits it takes."""
 
 import asyncio
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
-from coordinator.errors import InDoubt, Replaced, Unavailable
+from coordinator.errors import InDoubt, Refused, Replaced, Unavailable
 from coordinator.journal.owners import PostgresOwners
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.ports import Standing
@@ -73,6 +74,15 @@ async def test_decisions_that_wait_together_share_a_commit(journal):
     standings = await asyncio.gather(*(journal.decide(record()) for _ in range(64)))
     assert set(standings) == {Standing.COMMIT}
     assert journal._decisions.flushes - before <= 3
+
+
+async def test_a_record_that_cannot_be_stored_costs_those_nothing_that_share_its_commit(journal):
+    """It is refused, and only to whoever wrote it."""
+    records = [record(), replace(record(), reason="a NUL: \0"), record()]
+    stand = await asyncio.gather(*map(journal.decide, records), return_exceptions=True)
+    assert (stand[0], stand[2]) == (Standing.COMMIT, Standing.COMMIT)
+    assert isinstance(stand[1], Refused)
+    assert await journal.look_up(records[1].gid) is None
 
 
 async def test_one_flush_of_decisions_is_one_statement(journal):

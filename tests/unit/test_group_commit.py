@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.errors import Unavailable
+from coordinator.errors import Refused, Unavailable
 from coordinator.journal.group_commit import GroupCommit
 
 
@@ -73,6 +73,19 @@ async def test_a_writer_that_fails_fails_its_own_batch_and_writes_the_next():
     with pytest.raises(Unavailable, match="away"):
         await queue.submit(1)
     assert await queue.submit(2) == 2
+
+
+async def test_one_that_cannot_be_stored_is_found_by_writing_each_alone():
+    async def refuse_one(batch):
+        if 1 in batch:
+            raise Refused("cannot be stored")
+        return [item * 10 for item in batch]
+
+    queue = GroupCommit("queue", refuse_one)
+    put = [queue.put(each) for each in range(3)]
+    with pytest.raises(Refused, match="cannot be stored"):
+        await put[1]
+    assert (await put[0], await put[2]) == (0, 20)
 
 
 async def test_closing_waits_for_every_writer_and_for_what_still_waits():
