@@ -47,7 +47,7 @@ class Bound:
             raise TimeoutError from error
 
     def expire(self) -> None:
-        """Its time is over, and it is none of its row any more."""
+        """Its time is over, and it has left its row."""
         self._task.cancel()
 
 

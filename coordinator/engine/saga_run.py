@@ -95,7 +95,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
     earlier one has kept.
     """
     values: dict[str, Any] = {REQUEST: None if saga.input is None else _kept(saga.input, loaded, "input", loaded.input)}
-    state, consumed, freed = saga.begun, set[int](), None
+    state, consumed, freed = saga.beginning, set[int](), None
     for text in loaded.events:
         event, output, signal = decode(text)
         if state.parked is not None:

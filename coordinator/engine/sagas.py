@@ -109,7 +109,7 @@ class SagaEngine:
             )
         if not standing.ours or self.ownership.losses != losses:
             return standing.gid, None  # Begun by another one, or by us under a lease that is lost: adopted by now.
-        run = SagaRun(saga, standing.number, gid, {REQUEST: value}, saga.begun, lease=self.ownership.lease)
+        run = SagaRun(saga, standing.number, gid, {REQUEST: value}, saga.beginning, lease=self.ownership.lease)
         if saga.deadline_s is not None:
             run.deadline_s = self.clock.monotonic_s() + saga.deadline_s
         self._drive_in_task(run)
@@ -306,7 +306,7 @@ class SagaEngine:
         now_s = self.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
-            await self.log.tidy()
+            await self.log.tidy()  # First: strays are looked for from where it says that the unfinished ones begin.
             busy = [run.number for run in self.running.values()]
             await self._resume_all(await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX))
         if now_s >= self._purge_at_s:

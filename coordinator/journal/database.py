@@ -26,9 +26,7 @@ _REFUSED_NOW = (
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.InvalidCachedStatementError,
 )
-"""What a new connection may be better for. (The last one: a table was changed behind a prepared statement.)"""
 
 
 class JournalConnection:
@@ -56,6 +54,9 @@ class JournalConnection:
             except (*_LOST, *_REFUSED_NOW) as failure:
                 self.cut()
                 raise Disconnected(f"the journal's database did not answer: {failure!r}") from failure
+            except asyncpg.InvalidCachedStatementError as failure:
+                self.cut()  # A table was changed behind a prepared statement: another connection prepares it anew.
+                raise Unavailable(f"the journal's database refuses: {failure!r}") from failure
             except asyncpg.PostgresError as failure:
                 # The server answered, and rolled the statement back.
                 raise Unavailable(f"the journal's database refuses: {failure!r}") from failure

@@ -7,6 +7,7 @@ There is no timer: an idle journal flushes at once, and a busy one shares each d
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from coordinator import limits
@@ -38,7 +39,7 @@ class GroupCommit(Generic[Item, Result]):
         self._order = order
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        """One for each writer that was ever needed."""
+        """One for each writer that has been needed."""
         self._idle: list[asyncio.Future[None]] = []
         """What writers wait for that have nothing to write."""
         self._gathering = False
@@ -78,28 +79,24 @@ class GroupCommit(Generic[Item, Result]):
         """Flush what waits, and take no more. Idempotent; whoever waits for it can be cancelled."""
         self._closed = True
         while self._idle:
-            self._idle.pop().set_result(None)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+            self._gather()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     def _gather(self) -> None:
         """Have a writer take what waits, if one is free: the one that wrote last, rather than another."""
-        if self._idle:
+        while self._idle:
+            idle = self._idle.pop()
+            if not idle.done():  # It is where its task was cancelled.
+                self._gathering = True
+                idle.set_result(None)
+                return
+        if self._unused:
             self._gathering = True
-            self._idle.pop().set_result(None)
-        elif self._unused:
-            self._gathering = True
-            self._tasks.add(asyncio.create_task(self._run(self._unused.pop()), name=self._name))
-
-    async def _something(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for something to write, or for the end."""
-        idle = loop.create_future()
-        self._idle.append(idle)
-        try:
-            await idle
-        except asyncio.CancelledError:
-            self._idle.remove(idle)
-            raise
+            # In no context: it writes for all that come, and not for whoever is the first.
+            task = asyncio.create_task(self._run(self._unused.pop()), name=self._name, context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _taken(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
         """All that waits; or half of it, where there is enough for two writers at once."""
@@ -112,32 +109,42 @@ class GroupCommit(Generic[Item, Result]):
         return batch
 
     async def _run(self, flush: Writer[Item, Result]) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._gathering = False
-            if not self._waiting:
-                if self._closed:
-                    return
-                await self._something(loop)
-                continue
-            batch = self._taken()
-            self.flushes += 1
-            self._flushing_since_s[id(flush)] = loop.time()
-            if self.flushed is not None:
-                self.flushed(len(batch))
-            if self._order is not None:
-                order = self._order
-                batch.sort(key=lambda entry: order(entry[0]))
-            results = await _results(flush, [item for item, _ in batch])
-            del self._flushing_since_s[id(flush)]
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.cancelled():
-                    continue
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                    future.exception()  # Seen: an item that was only queued has nobody who would await it.
+        try:
+            while not self._closed or self._waiting:
+                self._gathering = False
+                if self._waiting:
+                    await self._write(flush)
                 else:
-                    future.set_result(result)
+                    idle = asyncio.get_running_loop().create_future()
+                    self._idle.append(idle)
+                    await idle
+        finally:  # Whatever ended it, another task may go on with this writer.
+            self._unused.append(flush)
+            self._gathering = False
+            if self._waiting:
+                self._gather()
+
+    async def _write(self, flush: Writer[Item, Result]) -> None:
+        batch = self._taken()
+        self.flushes += 1
+        self._flushing_since_s[id(flush)] = asyncio.get_running_loop().time()
+        if self.flushed is not None:
+            self.flushed(len(batch))
+        if self._order is not None:
+            order = self._order
+            batch.sort(key=lambda entry: order(entry[0]))
+        try:
+            results = await _results(flush, [item for item, _ in batch])
+        finally:
+            del self._flushing_since_s[id(flush)]
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+                future.exception()  # Seen: an item that was only queued has nobody who would await it.
+            else:
+                future.set_result(result)
 
 
 async def _results(flush: Writer[Item, Result], items: Sequence[Item]) -> Sequence[Result | BaseException]:

@@ -222,11 +222,12 @@ SELECT owner FROM unanimity.owners WHERE taken_by = $1 ORDER BY owner;
 DELETE FROM unanimity.owners AS o WHERE o.owner = $1
   AND NOT EXISTS (SELECT FROM unanimity.transactional_ids AS i WHERE i.owner = o.owner)
   AND NOT EXISTS (SELECT FROM unanimity.decisions AS d WHERE d.owner = o.owner AND d.done_at IS NULL)
-  AND NOT EXISTS (
-    SELECT FROM unanimity.sagas AS s LEFT JOIN unanimity.saga_owners AS f USING (owner)
-    WHERE s.owner = o.owner AND s.number >= coalesce(f.first, 0)
-      AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
-  );
+  AND (
+    SELECT s.number FROM unanimity.sagas AS s
+    WHERE s.owner = $1 AND s.number >= coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0)
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
+    ORDER BY s.number LIMIT 1
+  ) IS NULL;
 
 -- claim_ids --
 -- New transactional ids, ours before anything is sent on them.

@@ -78,8 +78,9 @@ FROM due, held WHERE s.number = due.number RETURNING s.number;
 -- Unfinished sagas of owners that were taken over become ours, whoever took them over: perhaps it does not know them.
 -- Each time is counted, but for owners that resigned: they did not die of it. Where something was written since the
 -- last time, it begins anew. Those with a count from $5 to below $6 are adopted by themselves ($7).
--- (Owner by owner, and saga by saga, whatever the planner believes: hence the pairs, which only the index of owners can
--- find, and the question that is no join. All that have ended are in the same tables, and this is asked every second.)
+-- (Owner by owner, and saga by saga, whatever the planner believes: hence the comparison of rows, which only the index of
+-- owners serves, and the scalar subquery, which is no join. All that have ended are in the same tables, and this is asked
+-- several times a second.)
 WITH taken AS MATERIALIZED (
     SELECT o.owner, o.term, coalesce(f.first, 0) AS first, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died
     FROM unanimity.owners AS o LEFT JOIN unanimity.saga_owners AS f USING (owner) WHERE o.taken_by IS NOT NULL
@@ -90,7 +91,7 @@ WITH taken AS MATERIALIZED (
           AND s.definition = ANY($3::text[]) AND (s.adoptions >= $5 AND s.adoptions < $6) = $7
           AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
         ORDER BY s.number LIMIT $4 FOR UPDATE SKIP LOCKED
-    ) AS theirs LIMIT $4
+    ) AS theirs ORDER BY number LIMIT $4
 ), held AS MATERIALIZED (
     SELECT owner, term FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
 ), lowered AS (

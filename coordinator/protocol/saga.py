@@ -164,8 +164,9 @@ class SagaState:
     doubtful: frozenset[StepName] = frozenset()
     """Steps that somebody may have begun and of which nobody knows what became; also those that have settled since."""
     owes: Sequence[SagaAction] | None = field(default=None, compare=False, repr=False)
+    """What is owed in this state, where `beginning` has found that out."""
     then: "SagaState | None" = field(default=None, compare=False, repr=False)
-    """What is owed in this state, and what follows once the first of it is done, where `begun` has found that out."""
+    """The state once the first of that is done, where `beginning` has found that out."""
 
     @property
     def ended(self) -> bool:
@@ -173,7 +174,7 @@ class SagaState:
         return self.phase is Phase.COMPLETED or self.phase is Phase.COMPENSATED
 
 
-def begun(shape: Shape) -> SagaState:
+def beginning(shape: Shape) -> SagaState:
     """The state that sagas of this shape begin in.
 
     All of them may begin in the same one: it holds the states that follow for as long as one step at a time is owed and

@@ -27,7 +27,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
 from coordinator.keys import check_name
-from coordinator.protocol.saga import SagaState, begun
+from coordinator.protocol.saga import SagaState, beginning
 from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
 from coordinator.sagas import drawing
 from coordinator.sagas.values import misfit
@@ -223,7 +223,7 @@ class Saga:
         self.shape: Shape = shape_of(name, [_as_rule(each) for each in listed])
         by_name = {each.name: each for each in listed}
         self.steps: Mapping[StepName, StepDefinition] = {each: by_name[each] for each in self.shape.steps}
-        self.begun: SagaState = begun(self.shape)
+        self.beginning: SagaState = beginning(self.shape)
         self.input: TypeAdapter[Any] | None = None
         for each in self.steps.values():
             self._bind(each)
@@ -243,8 +243,8 @@ class Saga:
         if not self.name.isprintable() or not self.name:
             raise InvalidDefinition(f"a saga has a name, of printable characters: {self.name!r}")
         check_name(self.name)
-        if not self.version.isprintable():
-            raise InvalidDefinition(f"saga {self.name!r}: a version is of printable characters: {self.version!r}")
+        if not isinstance(self.version, str) or not self.version.isprintable():
+            raise InvalidDefinition(f"saga {self.name!r}: a version is text, of printable characters: {self.version!r}")
         if self.parallel < 1:
             raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
         if self.deadline_s is not None and not 0 < self.deadline_s <= limits.SAGA_WAIT_MAX_S:

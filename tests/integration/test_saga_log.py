@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from coordinator.journal.owners import PostgresOwners
+from coordinator.journal.postgres import SQL as JOURNAL
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.journal.sagas import SQL, PostgresSagas
 from coordinator.sagas.log import NewSaga, Rest
@@ -162,7 +163,7 @@ INSERT INTO unanimity.saga_events (number, position, event, final) SELECT number
 
 
 async def test_those_who_look_for_sagas_read_none_that_have_ended(log, database):
-    """Whatever the planner believes: they look every second, and what has ended is kept for days."""
+    """Whatever the planner believes: they look several times a second, and what has ended is kept for days."""
     connection, (owner, term) = await asyncpg.connect(database), log._owner()
     await connection.execute(ENDED, owner)
     await log.tidy()
@@ -170,18 +171,20 @@ async def test_those_who_look_for_sagas_read_none_that_have_ended(log, database)
         "INSERT INTO unanimity.owners (owner, lease_until, term, taken_by) VALUES ('dead', now(), 2, $1)", owner
     )
     left = [row["number"] for row in await connection.fetch(ADOPTED, 3)]
+    queries = {**SQL, "bury": JOURNAL["bury"]}
     questions = {
         "awake": (owner, term, ["s@1"], 10),
         "adopt": (owner, term, ["s@1"], 10, 3, 5, False),
         "strays": (owner, term, ["s@1"], [], 0.0, 10),
         "tidy": (owner, left[0], 0, left[-1]),
+        "bury": (owner,),
     }
     for statement in ("SELECT", "ANALYZE unanimity.sagas, unanimity.saga_events, unanimity.owners"):
         await connection.execute(statement)
         for name, arguments in questions.items():
             transaction = connection.transaction()
             await transaction.start()
-            answer = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {SQL[name]}", *arguments)
+            answer = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {queries[name]}", *arguments)
             await transaction.rollback()
             plan = json.loads(answer)[0]["Plan"]
             pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]

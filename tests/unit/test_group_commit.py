@@ -106,3 +106,55 @@ async def test_closing_waits_for_every_writer_and_for_what_still_waits():
     other.let.set()
     await closing
     assert [each.result() for each in put] == [10, 20, 30]
+
+
+async def cancelled_tasks():
+    """Every task but this one is cancelled, as some do at a SIGTERM."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    return others
+
+
+@pytest.mark.parametrize("pauses", [0, 1, 3])
+async def test_a_writer_whose_task_was_cancelled_goes_on_in_another(pauses):
+    """Whoever cleans up behind that still writes."""
+    one, other = Writer(), Writer()
+    one.let.set()
+    other.let.set()
+    queue = GroupCommit("queue", one, other)
+    assert await queue.submit(1) == 10
+    await cancelled_tasks()
+    await turns(pauses)
+    async with asyncio.timeout(5):
+        assert await queue.submit(2) == 20
+        await queue.close()
+
+
+async def test_a_writer_that_is_cancelled_once_it_was_woken_leaves_what_waits_to_another():
+    one, other = Writer(), Writer()
+    one.let.set()
+    other.let.set()
+    queue = GroupCommit("queue", one, other)
+    assert await queue.submit(1) == 10
+    put = queue.put(2)
+    await cancelled_tasks()
+    async with asyncio.timeout(5):
+        assert await put == 20
+        assert await queue.submit(3) == 30
+        await queue.close()
+
+
+async def test_closing_waits_for_a_writer_that_is_only_needed_meanwhile():
+    """So many are put at once that the first writer leaves half of them to the second one."""
+    one, other = Writer(), Writer()
+    queue = GroupCommit("queue", one, other)
+    put = [queue.put(each) for each in range(40)]
+    closing = asyncio.create_task(queue.close())
+    await turns()
+    one.let.set()
+    await turns(5)
+    assert not closing.done()
+    other.let.set()
+    await closing
+    assert all(each.done() for each in put)

@@ -19,7 +19,7 @@ from coordinator.protocol.saga import (
     Undone,
     Unknown,
     Waiting,
-    begun,
+    beginning,
     doubted,
     evolve,
     first_called,
@@ -60,7 +60,7 @@ def after(shape, *events):
 @pytest.mark.parametrize("shape", [LINE, DIAMOND, PIVOT])
 def test_a_state_that_many_sagas_begin_in_is_one_like_any_other(shape):
     """It holds what follows while one step at a time is done; whoever leaves that way changes nothing of it."""
-    shared, own = begun(shape), SagaState()
+    shared, own = beginning(shape), SagaState()
     while actions := owed(shape, own):
         assert owed(shape, shared) == actions
         step = actions[0].step
@@ -78,7 +78,7 @@ def test_a_state_that_many_sagas_begin_in_is_one_like_any_other(shape):
 
 def test_a_step_that_is_not_owed_is_not_done_in_a_shared_state_either():
     with pytest.raises(IllegalTransition):
-        evolve(LINE, begun(LINE), Done("b"))
+        evolve(LINE, beginning(LINE), Done("b"))
 
 
 def test_steps_run_in_order_and_then_it_is_completed():
