@@ -27,6 +27,7 @@ from participants.kafka.connection import Address, Security
 GID = Gid("test")
 NAME = BranchName("kafka")
 _PASSING = frozenset({Code.CONCURRENT_TRANSACTIONS, Code.COORDINATOR_LOAD_IN_PROGRESS, Code.NOT_COORDINATOR})
+_NOT_YET = frozenset({Code.UNKNOWN_TOPIC_OR_PARTITION, Code.LEADER_NOT_AVAILABLE, Code.NOT_LEADER_OR_FOLLOWER})
 
 
 def message(topic: str, value: bytes, **options) -> Message:
@@ -100,14 +101,19 @@ class Probe:
         return await self.cluster.ask(address, DescribeTransactions(transactional_id), decode_describe_transactions)
 
     async def fetched(self, topic: str, partition: int = 0, *, offset: int = 0) -> Fetched:
-        """A `read_committed` fetch of one partition."""
-        leaders = await self.cluster.partitions(topic)
-        return await self.cluster.ask(leaders[partition], Fetch(topic, partition, offset), decode_fetch)
+        """A `read_committed` fetch of one partition; of a new topic, once its broker knows that it leads it."""
+        async with asyncio.timeout(10):
+            while True:
+                leaders = await self.cluster.partitions(topic)
+                found = await self.cluster.ask(leaders[partition], Fetch(topic, partition, offset), decode_fetch)
+                if found.code not in _NOT_YET:
+                    return found
+                await asyncio.sleep(0.05)
 
     async def is_open(self, topic: str, partition: int = 0) -> bool:
         """Whether a transaction holds the partition's readers back."""
         fetched = await self.fetched(topic, partition)
-        assert fetched.code == Code.NONE
+        assert fetched.code == Code.NONE, fetched
         return fetched.last_stable_offset < fetched.high_watermark
 
     async def settled(self, topic: str, *partitions: int) -> None:
