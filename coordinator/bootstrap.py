@@ -224,7 +224,7 @@ class Coordinator(SagaVerbs):
         sagas, loop = assemble(self, stores.sagas, ownership, stores.alerts, clock, self.settings, self._definitions)
         self._at_the_end("sagas", sagas.engine.stop, limits.ENGINE_LEAVES_S)
         self._at_the_end("the look after sagas", loop.stop, limits.ENGINE_LEAVES_S)
-        await sagas.engine.tell()
+        await sagas.recovery.tell()
         await loop.start()
         self._sagas = sagas
 

@@ -1,13 +1,13 @@
 """The loop of sagas: do what is owed, write down what happened, until nothing is owed; and then remember nothing.
 
-A saga that waits for a time or a signal is nobody's: it holds no task and no connection, and whoever looks when its
-time has come goes on with it. So does a successor with what a dead process left: nothing else moves a saga.
+A saga that waits for a time or a signal is nobody's: it holds no task and no connection. Whoever looks when its time
+has come goes on with it, as with what a dead process left (`saga_recovery.py`): nothing else moves a saga.
 """
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,8 @@ from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, Halted
 from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_parking import Parking
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, new_saga, restored, same_input
+from coordinator.engine.saga_run import SagaOutcome, SagaRun, new_saga, same_input
 from coordinator.engine.saga_signals import hear
-from coordinator.engine.saga_suspects import Suspects
 from coordinator.engine.saga_waits import needless, waited_for
 from coordinator.engine.saga_writing import insist
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced, Unavailable
@@ -34,21 +33,20 @@ from coordinator.protocol.saga import (
     Skipped,
     Stuck,
     evolve,
-    first_called,
     owed,
 )
 from coordinator.protocol.saga import Refused as StepRefused
 from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, encode
-from coordinator.sagas.log import Loaded, NewSaga, Rest, SagaLog, Standing
+from coordinator.sagas.log import NewSaga, Rest, SagaLog, Standing
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
 class SagaEngine:
-    """Starts sagas, drives them, and finds those that wait or were left."""
+    """Starts sagas, and drives them until they end, sleep, or are another process'."""
 
     log: SagaLog
     ownership: Ownership
@@ -58,18 +56,12 @@ class SagaEngine:
     definitions: dict[str, Saga] = field(default_factory=dict)
     """By identity: a saga that runs is pinned to one, and is left to a process that has it."""
     running: dict[str, SagaRun] = field(default_factory=dict)
-    recovered: int = 0
+    broken: set[int] = field(default_factory=set)
+    """Those that a bug or a misconfiguration ended here while a step of theirs was under way."""
     stopping: bool = False
-    _tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
     _left: list[SagaRun] = field(default_factory=list)
     """Those that stopping has let go of, and that are still ours."""
-    _broken: set[int] = field(default_factory=set)
-    """Those that a bug or a misconfiguration ended here while a step of theirs was under way."""
-    _suspects: Suspects = field(default_factory=Suspects)
-    _tidy_at_s: float = 0.0
-    _purge_at_s: float = 0.0
-    _told: int = 0
-    """How many definitions operators know to be here."""
     listening: Listening = field(init=False)
     parking: Parking = field(init=False)
 
@@ -112,7 +104,7 @@ class SagaEngine:
         run = SagaRun(saga, standing.number, gid, {REQUEST: value}, saga.beginning, lease=self.ownership.lease)
         if saga.deadline_s is not None:
             run.deadline_s = self.clock.monotonic_s() + saga.deadline_s
-        self._drive_in_task(run)
+        self.drive(run)
         return gid, run
 
     async def _started(self, new: NewSaga) -> Standing:
@@ -138,15 +130,14 @@ class SagaEngine:
 
     # ── driving ──
 
-    def _drive_in_task(self, run: SagaRun) -> None:
+    def drive(self, run: SagaRun) -> None:
+        """Drive it in a task of its own."""
         self.running[run.gid] = run
         task = asyncio.get_running_loop().create_task(self._drive(run), name=f"saga {run.gid}")
-        self._tasks[run.gid] = task
+        self.tasks[run.gid] = task
         task.add_done_callback(partial(self._forget, run))
 
     def _forget(self, run: SagaRun, ended: "asyncio.Task[None]") -> None:
-        self.running.pop(run.gid, None)
-        self._tasks.pop(run.gid, None)
         for task in run.flying.values():
             task.cancel()
         failure = None if ended.cancelled() else ended.exception()
@@ -158,11 +149,17 @@ class SagaEngine:
             logger.warning("saga %s is another process' now: %s", run.gid, failure)
         else:
             if run.unsettled():
-                self._broken.add(run.number)
+                self.broken.add(run.number)
             logger.error("driving saga %s ended with a bug or a misconfiguration", run.gid, exc_info=failure)
+        self._leave(run)
+
+    def _leave(self, run: SagaRun) -> None:
+        """It ended, it sleeps, or it is another's: whoever waits looks again."""
+        if self.running.get(run.gid) is run:
+            del self.running[run.gid], self.tasks[run.gid]
         for waiter in run.waiters:
             if not waiter.done():
-                waiter.set_result(run.outcome())  # It ended, it sleeps, or it is another's: whoever waits looks again.
+                waiter.set_result(run.outcome())
 
     async def _drive(self, run: SagaRun) -> None:
         shape, steps = run.saga.shape, run.saga.steps
@@ -170,24 +167,27 @@ class SagaEngine:
             if self.stopping and not run.flying:
                 return
             if self.listening.is_late(run):
-                await self._write(run, Happened(Cancelled("its deadline has passed")))
+                await self.write(run, Happened(Cancelled("its deadline has passed")))
                 continue
             if run.told and (heard := await self.listening.heard(run)) is not None:
-                await self._write(run, heard)
+                await self.write(run, heard)
                 continue
             alone = len(actions) == 1 and not run.flying and steps[actions[0].step].kind is Kind.ACTION
             happened = await (self._perform(run, actions[0]) if alone else self._next(run, actions))
             if happened is None:
                 break
             if run.told and (heard := await self.listening.heard(run)) is not None:
-                await self._write(run, heard)  # It was said before this ended, and may be what shuts it out.
+                await self.write(run, heard)  # It was said before this ended, and may be what shuts it out.
                 if needless(run, happened):
                     continue
-            await self._write(run, happened)
-        if run.state.ended or (self.stopping and run.state.parked is None):
+            await self.write(run, happened)
+        if run.state.ended:
+            self._leave(run)  # At once, and not when its task is found to be done: its caller waits for this.
+            return
+        if self.stopping and run.state.parked is None:
             return
         if (heard := hear(run)) is not None:
-            await self._write(run, heard)
+            await self.write(run, heard)
             await self._drive(run)
         else:
             await self._put_to_sleep(run)
@@ -231,12 +231,12 @@ class SagaEngine:
                 if run.flying:  # Whoever waits for these listens.
                     await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
                 elif (heard := await self.listening.until(run, over)) is not None:
-                    await self._write(run, heard)
+                    await self.write(run, heard)
         finally:
             for each in over:
                 each.cancel()
 
-    async def _write(self, run: SagaRun, happened: Happened) -> None:
+    async def write(self, run: SagaRun, happened: Happened) -> None:
         """Make it durable, and only then believe it."""
         event, _, signal, value = happened
         was, state = run.state.phase, evolve(run.saga.shape, run.state, event)
@@ -247,7 +247,7 @@ class SagaEngine:
             if type(failure) is not Refused or not isinstance(event, Done):
                 raise
             logger.exception("the end of step %s of %s cannot be written", event.step, run.gid)
-            await self._write(run, Happened(Stuck(event.step, "its output cannot be stored: see the log")))
+            await self.write(run, Happened(Stuck(event.step, "its output cannot be stored: see the log")))
             return
         run.state, run.position = state, run.position + 1
         if isinstance(event, Done):
@@ -278,89 +278,11 @@ class SagaEngine:
         rest = Rest(run.number, run.term, run.signalled, wake_in_s, doubtful=bool(unsettled))
         await insist(run.gid, partial(self.log.suspend, rest), clock=self.clock, chance=self.calls.chance)
 
-    async def tell(self) -> None:
-        """Let operators see which definitions are here, where there are more than before."""
-        if self._told != (here := len(self.definitions)):
-            await self.log.know({name: saga.shape.pivot for name, saga in self.definitions.items()})
-            self._told = here
-
-    async def look(self) -> None:
-        """Go on with sagas whose time has come, and with those of owners that this process has taken over."""
-        if self.stopping or not self.definitions or not self.ownership.holds:
-            return
-        known = list(self.definitions)
-        await self.tell()
-        await self.listening.ask()
-        for take in (self.log.awake, self.log.adopt):
-            while self.ownership.holds and not self.stopping and len(self.running) < limits.SAGAS_FOUND_MAX:
-                found = await take(known, limits.SAGA_ADOPT_MAX)
-                await self._resume_all(found)
-                if len(found) < limits.SAGA_ADOPT_MAX:
-                    break
-                await self.listening.ask()
-        while self.ownership.holds and not self.stopping and self._suspects.are_cleared(self.clock.monotonic_s()):
-            await self._resume_all(found := await self.log.adopt(known, 1, suspects=True))
-            if not found:
-                break
-            await self._suspects.judge(self.running.get(found[0].gid), self.clock)
-        now_s = self.clock.monotonic_s()
-        if now_s >= self._tidy_at_s:
-            self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
-            await self.log.tidy()  # First: strays are looked for from where it says that the unfinished ones begin.
-            busy = [run.number for run in self.running.values()]
-            await self._resume_all(await self.log.strays(known, busy, limits.SAGA_ADOPT_MAX))
-        if now_s >= self._purge_at_s:
-            self._purge_at_s = now_s + limits.PURGE_PERIOD_S
-            while await self.log.purge():
-                continue
-
-    async def _resume_all(self, found: Sequence[Loaded]) -> None:
-        for loaded in found:
-            try:
-                await self._resume(loaded)
-            except (Replaced, Unavailable, *UNKNOWN):
-                raise
-            except Exception as failure:  # Whatever is wrong with one saga, the others go on.
-                logger.exception("saga %s cannot be gone on with", loaded.gid)
-                await self.parking.cannot_go_on(loaded, failure, under=self.ownership.lease)
-                doubt, wait_s = loaded.doubtful or loaded.number in self._broken, limits.SAGA_UNREADABLE_S
-                self._broken.discard(loaded.number)
-                await self.log.suspend(Rest(loaded.number, loaded.reigns, loaded.signalled, wait_s, doubtful=doubt))
-
-    async def _resume(self, loaded: Loaded) -> None:
-        if (going := self._tasks.get(loaded.gid)) is not None:
-            # It went to sleep here, or we lost it, a moment ago; what was driving it is about to end.
-            await asyncio.wait({going}, timeout=limits.SAGA_LOOK_S)
-            if loaded.gid in self.running:
-                return
-            fresh = await self.log.load(loaded.gid)  # What was driving it may have written since this was read.
-            if fresh is None or fresh.owner != self.ownership.lease.owner:
-                return
-            loaded = fresh
-        if loaded.number in self._broken:
-            loaded = replace(loaded, doubtful=True)
-        definition, lease = self.definitions[loaded.definition], self.ownership.lease
-        run = restored(definition, loaded, now_s=self.clock.monotonic_s(), lease=lease)
-        self._broken.discard(loaded.number)
-        if run.state.ended:
-            return
-        self.recovered += 1
-        if loaded.signalled:
-            sent = await self.listening.read(run)
-            if run.freed is not None and run.state.parked is None:
-                await self.parking.ends(run, sent)
-        if (heard := hear(run)) is not None:
-            await self._write(run, heard)
-        elif loaded.adoptions > limits.ADOPTIONS_MAX and (step := first_called(run.saga.shape, run.state)) is not None:
-            # It kills whoever drives it, or may be what does.
-            await self._write(run, Happened(Stuck(step, f"{loaded.adoptions} processes in a row were lost with it")))
-        self._drive_in_task(run)
-
     # ── stopping ──
 
     async def let_go(self) -> None:
         """This process was replaced: what it drove is another one's, and is not driven under a later lease of ours."""
-        for task in self._tasks.values():
+        for task in self.tasks.values():
             task.cancel()
 
     def _halt(self) -> None:
@@ -373,15 +295,15 @@ class SagaEngine:
         """Begin no step any more, and let those end that are called; whether all did. The rest is others' at once."""
         self._halt()
         until_s = self.clock.monotonic_s() + within_s
-        while self._tasks and (left_s := until_s - self.clock.monotonic_s()) > 0:
-            await asyncio.wait(self._tasks.values(), timeout=min(left_s, limits.SAGA_LOOK_S))
+        while self.tasks and (left_s := until_s - self.clock.monotonic_s()) > 0:
+            await asyncio.wait(self.tasks.values(), timeout=min(left_s, limits.SAGA_LOOK_S))
             await self._hand_over()
-        return not self._tasks
+        return not self.tasks
 
     async def stop(self) -> None:
         """Drive nothing any more; others have what is left at once. Idempotent."""
         self._halt()
-        tasks = list(self._tasks.values())
+        tasks = list(self.tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:

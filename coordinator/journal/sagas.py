@@ -48,14 +48,13 @@ class PostgresSagas:
         """Write what waits, and let go of the connection. Idempotent."""
         await close_all([self._queue, self._resting], (*self._writers, self._forced))
 
-    async def start(self, saga: NewSaga) -> Standing:
+    def start(self, saga: NewSaga) -> Awaitable[Standing]:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
-        standing: Standing = await boundary("saga.start", partial(self._queue.put, saga), gid=saga.gid)
-        return standing
+        return boundary("saga.start", partial(self._queue.put, saga), gid=saga.gid)
 
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
-        return boundary("saga.append", partial(self._queue.put, (number, position, event, final)))
+        return boundary("saga.append", partial(self._queue.write, (number, position, event, final)))
 
     async def suspend(self, rest: Rest) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""

@@ -13,6 +13,7 @@ from coordinator.engine.breakers import Breakers
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
+from coordinator.engine.saga_recovery import SagaRecovery
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
 from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, hear, refused_cancel, say
 from coordinator.engine.sagas import SagaEngine
@@ -104,6 +105,7 @@ class Sagas:
     """The sagas of one coordinator."""
 
     engine: SagaEngine
+    recovery: SagaRecovery
     clock: Clock
     prefix: str
     chance: random.Random
@@ -283,8 +285,9 @@ def assemble(
     ownership.on_loss.append(engine.let_go)
     for definition in definitions:
         engine.register(definition)
-    loop = Periodic(name="sagas", round_=engine.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
-    return Sagas(engine=engine, clock=clock, prefix=settings.prefix, chance=chance), loop
+    recovery = SagaRecovery(engine=engine)
+    loop = Periodic(name="sagas", round_=recovery.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
+    return Sagas(engine=engine, recovery=recovery, clock=clock, prefix=settings.prefix, chance=chance), loop
 
 
 def _judged(outcome: SagaOutcome) -> SagaOutcome:

@@ -83,7 +83,7 @@ class Rest:
 class SagaLog(Protocol):
     """The durable memory of sagas. Everything is written only while this process holds its term: else `Replaced`."""
 
-    async def start(self, saga: NewSaga) -> Standing:
+    def start(self, saga: NewSaga) -> Awaitable[Standing]:
         """Begin *saga*, unless one of its name and key stands: the first one wins, and is returned, once durable."""
         ...
 

@@ -63,7 +63,7 @@ async def lost(coordinator, handle):
     """As if it had been killed: its lease expires, and nothing is released."""
     for loop in coordinator.engine._loops:
         await loop.stop()
-    coordinator.sagas.engine._tasks[handle.gid].cancel()
+    coordinator.sagas.engine.tasks[handle.gid].cancel()
 
 
 async def after_a_crash(journal, world, doubt, *, cancel=False):
@@ -141,7 +141,7 @@ async def test_a_process_without_the_definition_leaves_it_to_one_that_has_it(jou
         world.holds.clear()
         async with process(journal, Saga("another", sleep("nap", 0))) as stranger:
             await asyncio.sleep(0.5)
-            assert stranger.sagas.engine.recovered == 0
+            assert stranger.sagas.recovery.recovered == 0
             async with process(journal, doubt.saga) as second:
                 assert (await (await second.attach(doubt.saga, "order-4")).result()).completed
 
@@ -279,7 +279,7 @@ async def test_a_participant_turns_away_whoever_was_replaced(journal, world):
         for loop in first.engine._loops:
             await loop.stop()  # It stands still, and does not know that its lease expires.
         assert (await successor.sagas.ended(handle.gid, saga)).completed
-        flying = first.sagas.engine._tasks[handle.gid]
+        flying = first.sagas.engine.tasks[handle.gid]
         hanging.set()
         await asyncio.wait({flying})
     assert answers == [(2, Verdict.PROCEED)]

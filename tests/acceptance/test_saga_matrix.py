@@ -131,7 +131,7 @@ async def left(coordinator, effects):
             await asyncio.sleep(0.01)
     for loop in coordinator.engine._loops:
         await loop.stop()
-    for task in coordinator.sagas.engine._tasks.values():
+    for task in coordinator.sagas.engine.tasks.values():
         task.cancel()
     async with Coordinator(
         journal=coordinator._journal_url, sagas=[saga, *hanging.values()], settings=SETTINGS

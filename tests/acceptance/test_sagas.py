@@ -278,7 +278,9 @@ async def test_it_sleeps_and_waits_for_a_signal_without_a_task(coordinator, worl
     handle = await coordinator.start(saga, key="order-3")
     engine = coordinator.sagas.engine
     await until(lambda: not engine.running)
-    await until(lambda: engine.recovered == 1)  # It was woken, and sleeps again: now it waits for the signal.
+    await until(
+        lambda: coordinator.sagas.recovery.recovered == 1
+    )  # It was woken, and sleeps again: now it waits for the signal.
     await until(lambda: not engine.running)
     await coordinator.signal(saga, "order-3", "paid", 21)
     assert (await handle.result()).outputs == {"cool-off": None, "paid": 21, "confirm": 42}

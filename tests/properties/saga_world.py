@@ -105,14 +105,14 @@ class Process:
         """One round, as the periodic loops make them."""
         await self.ownership.renew()
         await self.ownership.owners.take_over(self.ownership.lease)
-        await self.sagas.engine.look()
+        await self.sagas.recovery.look()
 
     def kill(self) -> None:
         """Drop everything that it does."""
         engine = self.sagas.engine
         flying = [task for run in engine.running.values() for task in run.flying.values()]
         current = asyncio.current_task()
-        for task in (*engine._tasks.values(), *flying, self.task):
+        for task in (*engine.tasks.values(), *flying, self.task):
             if task is not None and task is not current:
                 task.cancel()
 
@@ -254,7 +254,7 @@ class SagaWorld:
                 seen=self.participant.seen,
                 alerts=len(self.memory.alerts.keys() - self.memory.resolved),
                 called_off_parked=self.called_off_parked,
-                drives=1 + sum(process.sagas.engine.recovered for process in self.processes.values()),
+                drives=1 + sum(process.sagas.recovery.recovered for process in self.processes.values()),
                 strikes=self.struck,
                 writes=self.writes,
             )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coordinator.engine import saga_calls, saga_signals, sagas
+from coordinator.engine import saga_calls, saga_recovery, saga_signals
 from coordinator.engine.saga_calls import Calls
 from coordinator.engine.saga_parking import Parking
 from coordinator.engine.sagas import SagaEngine
@@ -229,14 +229,14 @@ def alert_of_a_saga_that_is_another_one_s(patch: pytest.MonkeyPatch) -> None:
 
 def alert_closed_only_by_who_wrote_it(patch: pytest.MonkeyPatch) -> None:
     """A successor does not close what its predecessor died before closing."""
-    restored = sagas.restored
+    restored = saga_recovery.restored
 
     def forgetful(*arguments, **keywords):
         run = restored(*arguments, **keywords)
         run.freed = None
         return run
 
-    patch.setattr(sagas, "restored", forgetful)
+    patch.setattr(saga_recovery, "restored", forgetful)
 
 
 def parked_ones_deaf_to_being_called_off(patch: pytest.MonkeyPatch) -> None:

@@ -158,3 +158,55 @@ async def test_closing_waits_for_a_writer_that_is_only_needed_meanwhile():
     other.let.set()
     await closing
     assert all(each.done() for each in put)
+
+
+async def test_who_is_alone_writes_in_his_own_task_and_what_comes_meanwhile_is_written_after():
+    writer = Writer()
+    queue = GroupCommit("queue", writer)
+    alone = asyncio.create_task(queue.write(1))
+    await turns(1)
+    assert (writer.batches, queue._tasks) == ([[1]], set())
+    rest = [asyncio.create_task(queue.write(each)) for each in (2, 3)]
+    await turns()
+    writer.let.set()
+    assert await asyncio.gather(alone, *rest) == [10, 20, 30]
+    assert writer.batches == [[1], [2, 3]]
+
+
+async def test_who_writes_alone_and_is_cancelled_leaves_what_came_meanwhile_to_another():
+    writer = Writer()
+    queue = GroupCommit("queue", writer)
+    alone = asyncio.create_task(queue.write(1))
+    await turns(1)
+    put = queue.put(2)
+    closing = asyncio.create_task(queue.close())
+    await turns()
+    alone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await alone
+    assert not closing.done()
+    writer.let.set()
+    assert await put == 20
+    await closing
+    assert writer.batches == [[1], [2]]
+
+
+async def test_where_the_last_write_was_shared_the_next_one_waits_for_those_that_come_with_it():
+    writer = Writer()
+    writer.let.set()
+    queue = GroupCommit("queue", writer)
+    await asyncio.gather(*(queue.put(each) for each in range(3)))
+    assert await asyncio.gather(*(queue.write(each) for each in range(3))) == [0, 10, 20]
+    assert writer.batches == [[0, 1, 2], [0, 1, 2]]
+
+
+async def test_what_fails_for_who_writes_alone_is_raised_and_the_writer_writes_on():
+    async def fail_first(batch):
+        if 1 in batch:
+            raise Unavailable("away")
+        return batch
+
+    queue = GroupCommit("queue", fail_first)
+    with pytest.raises(Unavailable, match="away"):
+        await queue.write(1)
+    assert await queue.write(2) == 2
