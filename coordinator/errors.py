@@ -12,6 +12,7 @@
     │   ├── ForbiddenStatement   the branch did something that a prepared transaction may not do
     │   ├── KeyReused            the idempotency key belongs to another request
     │   ├── Misconfigured        a server's or our own setting makes the promise impossible
+    │   ├── TurnedAway           this call was not let in, which says nothing of an earlier one
     │   ├── VotedNo              a participant refused, for a reason of its own
     │   └── Compensated          the saga could not be completed; what it had done was undone
     ├── InDoubt                the outcome is decided or will be, but is not known here yet: never do it again, ask
@@ -91,6 +92,12 @@ class KeyReused(Refused):
 
 class Misconfigured(Refused):
     """A setting of a server, or one of ours, makes the promise impossible. `coordinator doctor` names it."""
+
+
+class TurnedAway(Refused):
+    """This call was not let in (credentials, address, size): what it is about was not looked at, and may have happened
+    by an earlier one.
+    """
 
 
 class VotedNo(Refused):

@@ -21,9 +21,9 @@ def check_name(name: str) -> None:
 def _check(what: str, given: str, most: int) -> None:
     try:
         text = given.encode()
-    except UnicodeEncodeError:
+    except (AttributeError, UnicodeEncodeError):
         text = b"\0"
     if b"\0" in text or len(text) > most:
         raise InvalidDefinition(
-            f"{what} is text of at most {most} bytes, without NUL and lone surrogates: {given[:100]!r}"
+            f"{what} is text of at most {most} bytes, without NUL and lone surrogates: {repr(given)[:100]}"
         )

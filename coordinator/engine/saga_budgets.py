@@ -18,7 +18,7 @@ from coordinator.errors import CircuitOpen, Conflict, Overloaded, Refused, Repla
 from coordinator.ports import Clock
 from coordinator.protocol.calls import CallBudget, Rate
 from coordinator.protocol.model import BranchName
-from coordinator.sagas.definition import Attempts
+from coordinator.sagas.attempts import Attempts
 
 
 @dataclass(slots=True)

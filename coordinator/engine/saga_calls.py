@@ -15,7 +15,15 @@ from typing import Any, Literal
 from coordinator import limits
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import SagaRun
-from coordinator.errors import InDoubt, Replaced, Unavailable
+from coordinator.errors import (
+    CoordinatorError,
+    InDoubt,
+    InvalidDefinition,
+    Misconfigured,
+    Replaced,
+    TurnedAway,
+    Unavailable,
+)
 from coordinator.errors import Refused as RefusedByStep
 from coordinator.faults.points import boundary
 from coordinator.ports import Clock
@@ -59,37 +67,39 @@ class Calls:
 
     async def act(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the action until it is known what became of it, or until its policy says what to make of it."""
-        call, made, doubtful = step.run, 0, False
+        call, made, doubtful, began_s = step.run, 0, step.name in run.state.doubtful, self.clock.monotonic_s()
         assert call is not None, "an action has a function"
         while True:
             made += 1
             try:
                 value = await self._call(run, step, call, "action", made)
                 return _done(step, value)
-            except RefusedByStep as failure:
-                return Happened(Refused(step.name, _said(failure)))
             except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
                 logger.info("step %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
-                last, asked_for_s = made >= step.retry.at_most, _asked_for_s(failure)
+                if isinstance(failure, RefusedByStep) and not (doubtful and says_nothing_of_earlier(failure)):
+                    return Happened(Refused(step.name, said(failure)))
+                passed_s, asked_for_s = self.clock.monotonic_s() - began_s, _asked_for_s(failure)
                 unknown = not nothing_happened(failure)
                 # What one attempt may have done, no later one takes back by doing nothing.
-                doubtful = doubtful or unknown or step.name in run.state.doubtful
+                doubtful = doubtful or unknown
+                attempts = step.attempts_in_doubt if doubtful else step.attempts
+                last = isinstance(failure, RefusedByStep) or attempts.over(made, passed_s)
                 if not doubtful:
                     run.begun.discard(step.name)
                 if step.on_unknown is OnUnknown.ASK and (unknown or (last and doubtful)):
-                    return await self.ask(run, step, _said(failure))
+                    return await self.ask(run, step, said(failure))
                 if last or (unknown and step.on_unknown is OnUnknown.COMPENSATE):
                     made_of_it = Unknown if doubtful else Refused
-                    return Happened(made_of_it(step.name, _said(failure)))
-            pause_s = asked_for_s + self.budgets.pause_s(step.participant, step.retry, made)
+                    return Happened(made_of_it(step.name, said(failure)))
+            pause_s = asked_for_s + self.budgets.pause_s(call.participant, attempts, made)
             if (given_up := await self._rest_or_give_up(run, step, pause_s, doubtful)) is not None:
                 return given_up
 
     async def undo(self, run: SagaRun, step: StepDefinition) -> Happened:
         """Call the compensation until it answers; never skipped, and stuck only after all its attempts."""
-        call, made = step.undo, 0
+        call, made, began_s = step.undo, 0, self.clock.monotonic_s()
         assert call is not None, "what is undone has a compensation"
         while True:
             made += 1
@@ -99,22 +109,22 @@ class Calls:
                 raise
             except Exception as failure:  # noqa: BLE001 - a compensation is owed whatever it raises.
                 logger.warning("compensation of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
-                if made >= step.undo_retry.at_most:
-                    return Happened(Stuck(step.name, f"its compensation failed {made} times: {_said(failure)}"))
-                pause_s = self.budgets.pause_s(step.participant, step.undo_retry, made)
+                if step.undo_retry.over(made, self.clock.monotonic_s() - began_s):
+                    return Happened(Stuck(step.name, f"its compensation failed {made} times: {said(failure)}"))
+                pause_s = self.budgets.pause_s(call.participant, step.undo_retry, made)
                 await self._rest(run, _asked_for_s(failure) + pause_s)
             else:
                 return Happened(Undone(step.name))
 
     async def ask(self, run: SagaRun, step: StepDefinition, reason: str) -> Happened:
         """Ask the participant what became of the step. UNKNOWN is never read as a no: it is asked again."""
-        call, made = step.ask, 0
+        call, made, began_s = step.ask, 0, self.clock.monotonic_s()
         assert call is not None, "what is asked about has a status"
         while True:
-            made += 1
+            made, asked_for_s, why = made + 1, 0.0, ""
             try:
-                said = await self._call(run, step, call, "status", made)
-                told, value = said if isinstance(said, tuple) else (said, None)
+                answered = await self._call(run, step, call, "status", made)
+                told, value = answered if isinstance(answered, tuple) else (answered, None)
                 answer = Status(told)
                 if answer is Status.DONE:
                     return _done(step, value)
@@ -122,12 +132,12 @@ class Calls:
                 raise
             except Exception as failure:  # noqa: BLE001 - no answer is no answer, whatever it was.
                 logger.info("status of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
-                answer = Status.UNKNOWN
+                answer, asked_for_s, why = Status.UNKNOWN, _asked_for_s(failure), f" (the last answer: {said(failure)})"
             if answer is Status.NEVER:
                 return Happened(Refused(step.name, reason))
-            if made >= step.undo_retry.at_most:
-                return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}"))
-            await self._rest(run, self.budgets.pause_s(step.participant, step.undo_retry, made))
+            if step.undo_retry.over(made, self.clock.monotonic_s() - began_s):
+                return Happened(Stuck(step.name, f"nobody could say what became of it: {reason}{why}"))
+            await self._rest(run, asked_for_s + self.budgets.pause_s(call.participant, step.undo_retry, made))
 
     async def settle(self, run: SagaRun, step: StepDefinition) -> Happened:
         """What became of a step that somebody else may have begun, as its policy says."""
@@ -171,11 +181,13 @@ class Calls:
         attempt: int,
     ) -> Awaitable[Any]:
         asked = self._ask(run, step, call, direction, attempt)
-        return self._in_turn(step, attempt, asked) if step.participant else asked
+        return self._in_turn(call.participant, step, attempt, asked) if call.participant else asked
 
-    async def _in_turn(self, step: StepDefinition, attempt: int, asked: Coroutine[Any, Any, Any]) -> Any:
+    async def _in_turn(
+        self, participant: str, step: StepDefinition, attempt: int, asked: Coroutine[Any, Any, Any]
+    ) -> Any:
         try:
-            async with self.budgets.turn(step.participant, again=attempt > 1, within_s=step.timeout_s):
+            async with self.budgets.turn(participant, again=attempt > 1, within_s=step.timeout_s):
                 return await asked
         finally:
             asked.close()  # Where its turn did not come.
@@ -223,6 +235,11 @@ def nothing_happened(failure: BaseException) -> bool:
     return isinstance(failure, Unavailable) or bool(states & _ROLLED_BACK)
 
 
+def says_nothing_of_earlier(refusal: RefusedByStep) -> bool:
+    """Whether a no is to this call alone: what the step is about was not looked at."""
+    return isinstance(refusal, TurnedAway | Misconfigured | InvalidDefinition)
+
+
 def _asked_for_s(failure: BaseException) -> float:
     """How long a participant asked to be left alone; the pause comes on top, so that not all return at once."""
     return getattr(failure, "retry_after_s", None) or 0.0
@@ -241,8 +258,16 @@ _fact = cache(Done)
 """Equal facts, made once for each step's name."""
 
 
-def _said(failure: BaseException) -> str:
-    return storable(str(failure) or type(failure).__name__)
+def said(failure: BaseException) -> str:
+    """What operators read. (`KeyError: 'x'` tells them more than `'x'`; what ours say needs no name.)"""
+    kind = type(failure).__name__
+    try:
+        text = str(failure)
+    except Exception:  # noqa: BLE001 - it is a step's own, and may not even be able to say what it is.
+        text = ""
+    if isinstance(failure, CoordinatorError) and text:
+        return storable(text)
+    return storable(f"{kind}: {text}" if text else kind)
 
 
 _POINTS = {"action": "saga.run", "compensation": "saga.undo", "status": "saga.ask"}

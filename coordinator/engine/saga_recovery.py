@@ -6,6 +6,7 @@ definition is not here, and to an operator where going on with it has killed pro
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -47,31 +48,38 @@ class SagaRecovery:
         engine, log = self.engine, self.engine.log
         if not engine.definitions or not self._may_look():
             return
-        known = list(engine.definitions)
         await self.tell()
         await engine.listening.ask()
         for take in (log.awake, log.adopt):
-            while self._may_look() and len(engine.running) < limits.SAGAS_FOUND_MAX:
+            while self._may_look() and (known := self._with_room()):
                 found = await take(known, limits.SAGA_ADOPT_MAX)
                 await self._resume_all(found)
                 if len(found) < limits.SAGA_ADOPT_MAX:
                     break
                 await engine.listening.ask()
         while self._may_look() and self._suspects.are_cleared(engine.clock.monotonic_s()):
-            await self._resume_all(found := await log.adopt(known, 1, suspects=True))
+            await self._resume_all(found := await log.adopt(self._with_room(), 1, suspects=True))
             if not found:
                 break
             await self._suspects.judge(engine.running.get(found[0].gid), engine.clock)
-        await self._tidy(known)
+        await self._tidy()
 
-    async def _tidy(self, known: Sequence[str]) -> None:
+    def _with_room(self) -> list[str]:
+        """The definitions of which more sagas are taken up: those of one whose participant hangs stop no others."""
+        known, running = list(self.engine.definitions), self.engine.running
+        if len(running) < limits.SAGAS_FOUND_MAX:
+            return known
+        counts = Counter(run.saga.identity for run in running.values())
+        return [each for each in known if counts[each] < limits.SAGAS_FOUND_MAX]
+
+    async def _tidy(self) -> None:
         """From time to time: take up what is ours and nobody drives, and forget what ended long ago."""
         log, now_s = self.engine.log, self.engine.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
             await log.tidy()  # First: strays are looked for from where it says that the unfinished ones begin.
             busy = [run.number for run in self.engine.running.values()]
-            await self._resume_all(await log.strays(known, busy, limits.SAGA_ADOPT_MAX))
+            await self._resume_all(await log.strays(list(self.engine.definitions), busy, limits.SAGA_ADOPT_MAX))
         if now_s >= self._purge_at_s:
             self._purge_at_s = now_s + limits.PURGE_PERIOD_S
             while await log.purge():
@@ -119,7 +127,15 @@ class SagaRecovery:
                 await engine.parking.ends(run, sent)
         if (heard := hear(run)) is not None:
             await engine.write(run, heard)
-        elif loaded.adoptions > limits.ADOPTIONS_MAX and (step := first_called(run.saga.shape, run.state)) is not None:
-            # It kills whoever drives it, or may be what does.
-            await engine.write(run, Happened(Stuck(step, f"{loaded.adoptions} processes in a row were lost with it")))
+        elif (why := self._hopeless(loaded)) and (step := first_called(run.saga.shape, run.state)) is not None:
+            await engine.write(run, Happened(Stuck(step, why)))
         engine.drive(run)
+
+    def _hopeless(self, loaded: Loaded) -> str:
+        """Why an operator is asked instead of trying it again; empty where it is tried."""
+        failures = self.engine.failures.get(loaded.number, [])
+        if loaded.adoptions > limits.ADOPTIONS_MAX:  # It kills whoever drives it, or may be what does.
+            return f"{loaded.adoptions} processes in a row were lost with it"
+        if len(failures) > limits.ADOPTIONS_MAX:
+            return f"driving it ended {len(failures)} times in a row, the last time with {failures[-1]}"
+        return ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition, Refused
@@ -60,6 +60,8 @@ class SagaRun:
     consumed: set[int] = field(default_factory=set)
     """The ids of those that something has come of."""
     flying: dict[StepName, "asyncio.Task[Happened]"] = field(default_factory=dict)
+    held: dict[StepName, Happened] = field(default_factory=dict)
+    """What will park it, once all that is in flight has settled."""
     nudged: asyncio.Event | None = None
     rushed: asyncio.Event | None = None
     """What cuts the pauses short that are made now."""
@@ -94,7 +96,9 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
     *lease*: the one that it is driven under, if it is. Raises `InvalidDefinition` where this code cannot read what an
     earlier one has kept.
     """
-    values: dict[str, Any] = {REQUEST: None if saga.input is None else _kept(saga.input, loaded, "input", loaded.input)}
+    values: dict[str, Any] = {
+        REQUEST: None if saga.input is None else _kept(saga.input, saga, loaded, "input", loaded.input)
+    }
     state, consumed, freed = saga.beginning, set[int](), None
     for text in loaded.events:
         event, output, signal = decode(text)
@@ -106,7 +110,9 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
         if '"o":' in text and not isinstance(event, Skipped):
             adapter = saga.steps[event.step].output  # type: ignore[union-attr]  # What has an output has a step.
             # As JSON again: a strict type takes from it what it would not take from a plain value.
-            values[event.step] = output if adapter is None else _kept(adapter, loaded, event.step, to_json(output))  # type: ignore[union-attr]
+            values[event.step] = (
+                output if adapter is None else _kept(adapter, saga, loaded, event.step, to_json(output))
+            )  # type: ignore[union-attr]
         elif isinstance(event, Skipped):
             values.setdefault(event.step, None)
     if loaded.doubtful:
@@ -126,13 +132,13 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
     )
 
 
-def _kept(kind: TypeAdapter[Any], loaded: Loaded, what: str, text: str | bytes) -> Any:
+def _kept(kind: TypeAdapter[Any], saga: Saga, loaded: Loaded, what: str, text: str | bytes) -> Any:
     try:
         return read(kind, text)
     except ValueError as unreadable:
         raise InvalidDefinition(
             f"saga {loaded.gid} cannot be gone on with here: its {what!r} was kept as another type than "
-            f"{loaded.definition} has by now. Give the changed definition another version, and register both",
+            f"{saga.label} has by now. Give the changed definition another version, and register both",
             gid=loaded.gid,
         ) from unreadable
 
@@ -169,9 +175,26 @@ def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
     return text, checked
 
 
-def same_input(saga: Saga, value: Any, stands: Loaded | None) -> bool:
-    """Whether the saga that *stands* has this input after all: equal values may be written in another order."""
+def same_input(saga: Saga, new: NewSaga, stands: Loaded | None) -> bool:
+    """Whether the saga that *stands* has the same input after all: equal values may be written in another order.
+
+    What only Python takes for equal (1, 1.0 and True; what a class leaves out of its comparison) is not.
+    """
+    if stands is None or saga.input is None:
+        return False
     try:
-        return stands is not None and saga.input is not None and bool(read(saga.input, stands.input) == value)
+        equal = bool(read(saga.input, stands.input) == read(saga.input, new.input))
     except ValueError:
         return False
+    return equal and _unordered(from_json(stands.input)) == _unordered(from_json(new.input))
+
+
+def _unordered(value: Any) -> str:
+    """The same for JSON in which only the order differs, also of lists: they may be sets."""
+    match value:
+        case dict():
+            return f"{{{sorted((name, _unordered(each)) for name, each in value.items())}}}"
+        case list():
+            return f"[{sorted(map(_unordered, value))}]"
+        case _:
+            return repr(value)

@@ -9,12 +9,10 @@ from coordinator.errors import Refused
 from coordinator.gids import valid_gid
 from coordinator.ports import Alerts
 from coordinator.protocol.saga import Cancelled, Phase, Resumed, SagaState, Skipped, cancellable
-from coordinator.protocol.saga_shape import Shape, StepName
+from coordinator.protocol.saga_shape import CONTROL, Shape, StepName
 from coordinator.sagas.events import Happened
 from coordinator.sagas.log import SagaLog, Signal
 
-CONTROL = "!"
-"""What the names of steering signals begin with; no step waits for such a one."""
 CANCEL, RESUME, SKIP, RETRY = "!cancel", "!resume", "!skip", "!retry"
 WORDS: Mapping[str, str] = {
     CANCEL: "sagas cancel",

@@ -14,19 +14,20 @@ from typing import Any
 from coordinator import limits
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
-from coordinator.engine.saga_calls import Calls, Halted
+from coordinator.engine.saga_calls import Calls, Halted, said
 from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_parking import Parking
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, new_saga, same_input
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_waits import needless, waited_for
 from coordinator.engine.saga_writing import insist
-from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced, Unavailable
+from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Overloaded, Refused, Replaced, Unavailable
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import (
     Cancelled,
     Done,
     Phase,
+    Resumed,
     Run,
     SagaAction,
     Settle,
@@ -58,8 +59,12 @@ class SagaEngine:
     running: dict[str, SagaRun] = field(default_factory=dict)
     broken: set[int] = field(default_factory=set)
     """Those that a bug or a misconfiguration ended here while a step of theirs was under way."""
+    failures: dict[int, list[str]] = field(default_factory=dict)
+    """What ended the driving of a saga here, each time since something was last written of it."""
     stopping: bool = False
     tasks: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
+    _unasked: set["asyncio.Task[None]"] = field(default_factory=set)
+    """Those that begin whose callers were cancelled."""
     _left: list[SagaRun] = field(default_factory=list)
     """Those that stopping has let go of, and that are still ours."""
     listening: Listening = field(init=False)
@@ -73,11 +78,18 @@ class SagaEngine:
 
     def register(self, saga: Saga) -> None:
         """Make *saga* known here. Raises `InvalidDefinition` where another one has its name and version."""
-        known = self.definitions.setdefault(saga.identity, saga)
-        if known.digest != saga.digest:
+        known = self.definitions.get(saga.identity)
+        if known is None:
+            if any(saga.version and other.label == saga.label for other in self.definitions.values()):
+                raise InvalidDefinition(
+                    f"saga {saga.label} has another shape than the one that is registered under this version: a saga "
+                    "that runs is pinned to its definition, so give the changed one another version"
+                )
+            self.definitions[saga.identity] = saga
+        elif known is not saga and not known.calls_the_same(saga):
             raise InvalidDefinition(
-                f"saga {saga.identity} has another shape than the one that is registered under this version: a saga "
-                "that runs is pinned to its definition, so give the changed one another version"
+                f"saga {saga.label} is registered here with other functions, and whoever goes on with a saga calls "
+                "those: define it once, outside of the function that runs it, or give the other one another version"
             )
 
     # ── starting ──
@@ -85,27 +97,48 @@ class SagaEngine:
     async def start(self, saga: Saga, value: Any, *, key: str | None, gid: str) -> tuple[str, SagaRun | None]:
         """Begin a saga, or find the one that stands for *key*: its id, and its run where it was begun here now.
 
-        Raises `InvalidDefinition` for an input of another type, `KeyReused` where the key stands for another input.
+        Raises `InvalidDefinition` for an input of another type, `KeyReused` where the key stands for another input, and
+        `Overloaded` where its log is behind. Where the caller is cancelled it may have begun, and goes on all the same.
         """
         if self.stopping:
             raise Unavailable("this process is stopping: no saga begins here any more")
         if not self.ownership.holds:
             raise Unavailable("this process holds no lease at the moment: the journal's database does not answer")
+        if (reason := self.log.crowded()) is not None:
+            raise Overloaded(reason)
         self.register(saga)
         new, value = new_saga(saga, value, key=key, gid=gid)
         losses = self.ownership.losses
-        standing = await self._started(new)
-        if standing.fingerprint != new.fingerprint and not same_input(saga, value, await self.log.load(standing.gid)):
+        try:
+            standing = await self._started(new)
+        except asyncio.CancelledError:
+            unasked = asyncio.create_task(self._start_unasked(saga, new, value, losses), name=f"saga {gid}")
+            self._unasked.add(unasked)
+            unasked.add_done_callback(self._unasked.discard)
+            raise
+        if standing.fingerprint != new.fingerprint and not same_input(saga, new, await self.log.load(standing.gid)):
             raise KeyReused(
                 f"saga {saga.name!r} with key {key!r} is {standing.gid}, with another input", gid=standing.gid
             )
-        if not standing.ours or self.ownership.losses != losses:
-            return standing.gid, None  # Begun by another one, or by us under a lease that is lost: adopted by now.
-        run = SagaRun(saga, standing.number, gid, {REQUEST: value}, saga.beginning, lease=self.ownership.lease)
+        return standing.gid, self._taken_up(saga, standing, value, losses)
+
+    async def _start_unasked(self, saga: Saga, new: NewSaga, value: Any, losses: int) -> None:
+        """Go on with what may have begun, though nobody waits for it any more."""
+        try:
+            self._taken_up(saga, await self._started(new), value, losses)
+        except (InDoubt, Refused, Replaced) as failure:
+            logger.warning("saga %s, whose caller was cancelled, is not driven here: %s", new.gid, failure)
+
+    def _taken_up(self, saga: Saga, standing: Standing, value: Any, losses: int) -> SagaRun | None:
+        """Drive what has just begun; None where another one did that, or we did under a lease that is lost."""
+        if not standing.ours or self.ownership.losses != losses or standing.gid in self.running:
+            return None
+        values = {REQUEST: value}
+        run = SagaRun(saga, standing.number, standing.gid, values, saga.beginning, lease=self.ownership.lease)
         if saga.deadline_s is not None:
             run.deadline_s = self.clock.monotonic_s() + saga.deadline_s
         self.drive(run)
-        return gid, run
+        return run
 
     async def _started(self, new: NewSaga) -> Standing:
         """Asked again under the same id for as long as a caller may wait: it begins once, however often it is asked."""
@@ -143,15 +176,19 @@ class SagaEngine:
         failure = None if ended.cancelled() else ended.exception()
         if self.stopping and not run.state.ended:
             self._left.append(run)
-        if failure is None or isinstance(failure, Halted):
-            pass
-        elif isinstance(failure, Replaced):
+        if failure is not None and not isinstance(failure, Halted):
+            self._note(run, failure)
+        self._leave(run)
+
+    def _note(self, run: SagaRun, failure: BaseException) -> None:
+        if isinstance(failure, Replaced):
             logger.warning("saga %s is another process' now: %s", run.gid, failure)
         else:
+            logger.error("driving saga %s ended with a bug or a misconfiguration", run.gid, exc_info=failure)
+        if self.ownership.holds:  # It may be ours still (a participant knows a later term, say), and is found again.
+            self.failures.setdefault(run.number, []).append(said(failure))
             if run.unsettled():
                 self.broken.add(run.number)
-            logger.error("driving saga %s ended with a bug or a misconfiguration", run.gid, exc_info=failure)
-        self._leave(run)
 
     def _leave(self, run: SagaRun) -> None:
         """It ended, it sleeps, or it is another's: whoever waits looks again."""
@@ -164,7 +201,7 @@ class SagaEngine:
     async def _drive(self, run: SagaRun) -> None:
         shape, steps = run.saga.shape, run.saga.steps
         while actions := owed(shape, run.state):
-            if self.stopping and not run.flying:
+            if self.stopping and not run.flying and not run.held:
                 return
             if self.listening.is_late(run):
                 await self.write(run, Happened(Cancelled("its deadline has passed")))
@@ -172,10 +209,16 @@ class SagaEngine:
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self.write(run, heard)
                 continue
-            alone = len(actions) == 1 and not run.flying and steps[actions[0].step].kind is Kind.ACTION
+            alone = len(actions) == 1 and not run.flying and not run.held and steps[actions[0].step].kind is Kind.ACTION
             happened = await (self._perform(run, actions[0]) if alone else self._next(run, actions))
             if happened is None:
                 break
+            if run.flying and evolve(shape, run.state, happened.event).phase is Phase.PARKED:
+                assert not isinstance(happened.event, Cancelled | Resumed), "what parks a saga has a step"
+                run.held[happened.event.step] = (
+                    happened  # What is being called settles first: nobody would hear of it afterwards.
+                )
+                continue
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self.write(run, heard)  # It was said before this ended, and may be what shuts it out.
                 if needless(run, happened):
@@ -195,7 +238,11 @@ class SagaEngine:
     async def _next(self, run: SagaRun, actions: Sequence[SagaAction]) -> Happened | None:
         """What happens next of what is owed at once; None where nothing can until a time or a signal comes."""
         while True:
+            if run.held and not run.flying:
+                return run.held.pop(next(iter(run.held)))
             for action in actions:
+                if action.step in run.held:
+                    continue
                 step = run.saga.steps[action.step]
                 if isinstance(action, Run) and step.kind is not Kind.ACTION:
                     waited = waited_for(run, step, now_s=self.clock.now().timestamp())
@@ -204,7 +251,9 @@ class SagaEngine:
                         waited = waited_for(run, step, now_s=self.clock.now().timestamp())
                     if waited is not None:
                         return waited
-                elif not self.stopping and action.step not in run.flying and len(run.flying) < run.saga.parallel:
+                elif not (
+                    self.stopping or run.held or action.step in run.flying or len(run.flying) >= run.saga.parallel
+                ):
                     run.flying[action.step] = asyncio.create_task(self._perform(run, action))
             if not run.flying:
                 return None
@@ -250,6 +299,8 @@ class SagaEngine:
             await self.write(run, Happened(Stuck(event.step, "its output cannot be stored: see the log")))
             return
         run.state, run.position = state, run.position + 1
+        if self.failures:
+            self.failures.pop(run.number, None)
         if isinstance(event, Done):
             run.values[event.step] = value
         elif isinstance(event, Skipped):
@@ -282,6 +333,8 @@ class SagaEngine:
 
     async def let_go(self) -> None:
         """This process was replaced: what it drove is another one's, and is not driven under a later lease of ours."""
+        self.failures.clear()
+        self.broken.clear()
         for task in self.tasks.values():
             task.cancel()
 
@@ -303,7 +356,7 @@ class SagaEngine:
     async def stop(self) -> None:
         """Drive nothing any more; others have what is left at once. Idempotent."""
         self._halt()
-        tasks = list(self.tasks.values())
+        tasks = [*self.tasks.values(), *self._unasked]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -62,6 +62,9 @@ class MemorySagas:
 
         return await boundary("saga.start", insert, gid=saga.gid)
 
+    def crowded(self) -> None:
+        """It is never behind."""
+
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
 
@@ -144,6 +147,7 @@ class MemorySagas:
         """Send a signal. See `SagaLog`."""
 
         async def tell() -> bool:
+            _check(payload)
             stored = next((s for s in self._sagas.values() if s.saga.gid == gid and not s.ended), None)
             if stored is None:
                 return False

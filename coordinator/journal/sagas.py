@@ -52,6 +52,10 @@ class PostgresSagas:
         """Begin *saga*, unless one of its name and key stands. See `SagaLog`."""
         return boundary("saga.start", partial(self._queue.put, saga), gid=saga.gid)
 
+    def crowded(self) -> str | None:
+        """Why nothing should begin: the log is behind."""
+        return self._queue.crowded()
+
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
         return boundary("saga.append", partial(self._queue.write, (number, position, event, final)))

@@ -16,6 +16,8 @@ StepName = NewType("StepName", str)
 
 RESERVED = ("request", "context")
 """What functions of steps call the saga's input, and the `StepContext`; so no step is called that."""
+CONTROL = "!"
+"""What the names of operators' words begin with, which travel like signals; so no signal's does."""
 _IN_JSON = frozenset('"\\')  # Facts are written as JSON with names as they stand: see `sagas.events`.
 
 

@@ -1,6 +1,7 @@
 """Sagas as users define them: steps in code, checked when they are put together, and drawn."""
 
-from coordinator.sagas.definition import Attempts, Saga, Status, StepContext, await_signal, sleep, step
+from coordinator.sagas.attempts import Attempts
+from coordinator.sagas.definition import Saga, Status, StepContext, await_signal, sleep, step
 from coordinator.sagas.messages import Command, command, deliver_reply, return_address
 
 __all__ = [

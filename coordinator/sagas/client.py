@@ -3,10 +3,10 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
@@ -15,13 +15,15 @@ from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
 from coordinator.engine.saga_recovery import SagaRecovery
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
-from coordinator.engine.saga_signals import CANCEL, CONTROL, RESUME, RETRY, SKIP, hear, refused_cancel, say
+from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, hear, refused_cancel, say
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
 from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
 from coordinator.gids import RANDOM_BYTES, new_gid
+from coordinator.keys import check_key
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import Phase, SagaState
+from coordinator.protocol.saga_shape import CONTROL
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.log import Loaded, SagaLog
 from coordinator.settings import Settings
@@ -35,8 +37,10 @@ class SagaHandle:
     """One saga, from any process: it can be awaited, looked at, signalled and called off."""
 
     gid: str
-    saga: Saga
-    _sagas: "Sagas"
+    saga: Saga = field(repr=False)
+    _sagas: "Sagas" = field(repr=False)
+    _pinned: bool = True
+    """Whether *saga* is the definition that it is pinned to, and not only one of its name."""
 
     async def result(self) -> SagaOutcome:
         """Wait until it has completed; its outcome.
@@ -54,15 +58,20 @@ class SagaHandle:
         """Send it a signal. Raises `Refused` where it has ended, and where it waits for no such, or of another type."""
         if name.startswith(CONTROL):
             raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}")
+        if not self._pinned:  # Whoever has its definition looks at it.
+            await self._sagas.send(self.gid, name, payload)
+            return
         awaited = {each.signal: each for each in self.saga.steps.values() if each.signal}
         if name not in awaited:
             those = ", ".join(awaited) or "none"
-            raise InvalidDefinition(f"saga {self.saga.identity} waits for no signal {name!r} (it waits for: {those})")
-        if wrong := awaited[name].misfit(to_json(payload)):
+            raise InvalidDefinition(f"saga {self.saga.label} waits for no signal {name!r} (it waits for: {those})")
+        try:
+            text = awaited[name].written(payload)
+        except ValueError as wrong:
             raise InvalidDefinition(
                 f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r} ({wrong})"
-            )
-        await self._sagas.send(self.gid, name, payload)
+            ) from wrong
+        await self._sagas.send(self.gid, name, from_json(text))
 
     # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is
     # heard within a second wherever the saga is driven. Where it has ended, and where it can be told that nothing would
@@ -94,8 +103,8 @@ class SagaHandle:
         """Take on yourself the step (or its compensation) at which it is parked."""
         if not reason.strip():
             raise Refused("a step is skipped only with a reason", gid=self.gid)
-        if step not in self.saga.steps:
-            raise Refused(f"saga {self.saga.identity} has no step {step!r}", gid=self.gid)
+        if self._pinned and step not in self.saga.steps:
+            raise Refused(f"saga {self.saga.label} has no step {step!r}", gid=self.gid)
         await self._sagas.refuse_going(self.gid, self.saga, step)
         await self._sagas.say(self.gid, SKIP, by=by, reason=reason, step=step)
 
@@ -116,25 +125,35 @@ class Sagas:
         With a *key* it is begun once: the same key finds the one that was begun before, and with another input it is
         refused (`KeyReused`).
         """
-        gid, run = await self.engine.start(saga, value, key=key, gid=self._gid())
+        gid, run = await self.engine.start(_checked(saga), value, key=key, gid=self._gid())
         if run is None and (loaded := await self.engine.log.load(gid)) is not None:
-            return SagaHandle(gid, self._pinned(saga, loaded), self)
+            return self._handle(saga, loaded)
         return SagaHandle(gid, saga, self)
 
     async def run(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaOutcome:
         """Begin *saga* and wait until it has completed. See `SagaHandle.result` for what is raised otherwise."""
-        gid, run = await self.engine.start(saga, value, key=key, gid=self._gid())
+        gid, run = await self.engine.start(_checked(saga), value, key=key, gid=self._gid())
         if run is None:
             return _judged(await self.ended(gid, saga))
         outcome = await self.engine.await_here(run)
         return _judged(outcome if outcome.phase in _ENDED else await self.ended(gid, saga))
 
-    async def attach(self, saga: Saga, key: str) -> SagaHandle:
-        """The saga that was begun with *key*, by any process. Raises `Refused` where there is none."""
-        loaded = await self.engine.log.find(saga.name, key)
-        if loaded is None:
-            raise Refused(f"no saga {saga.name!r} was begun with key {key!r}")
-        return SagaHandle(loaded.gid, self._pinned(saga, loaded), self)
+    async def attach(self, saga: Saga, key: str | None = None, *, gid: str | None = None) -> SagaHandle:
+        """The saga that was begun with *key*, or as *gid*, by any process. Raises `Refused` where there is none."""
+        if (key is None) == (gid is None):
+            raise InvalidDefinition("a saga is found by its key, or by its gid: give one of them")
+        check_key(key)
+        if key is not None:
+            loaded = await self.engine.log.find(_checked(saga).name, key)
+        else:
+            loaded = await self.engine.log.load(str(gid))
+        if loaded is None or loaded.name != _checked(saga).name:
+            raise Refused(f"no saga {saga.name!r} was begun " + (f"with key {key!r}" if gid is None else f"as {gid}"))
+        return self._handle(saga, loaded)
+
+    def _handle(self, saga: Saga, loaded: Loaded) -> SagaHandle:
+        pinned = self._pinned(saga, loaded)
+        return SagaHandle(loaded.gid, pinned, self, pinned.identity == loaded.definition)
 
     async def send(self, gid: str, name: str, payload: Any) -> None:
         """Send a signal of a step. Raises `Refused` where the saga has ended, or never was."""
@@ -243,9 +262,9 @@ class SagaVerbs:
         """Begin *saga*, once for each *key*; a handle to come back to it by."""
         return await self.sagas.start(saga, value, key=key)
 
-    async def attach(self, saga: Saga, key: str) -> SagaHandle:
-        """A handle to the saga that was begun with *key*, by any process."""
-        return await self.sagas.attach(saga, key)
+    async def attach(self, saga: Saga, key: str | None = None, *, gid: str | None = None) -> SagaHandle:
+        """A handle to the saga that was begun with *key* (or as *gid*), by any process."""
+        return await self.sagas.attach(saga, key, gid=gid)
 
     async def signal(self, saga: Saga, key: str, name: str, payload: Any = None) -> None:
         """Send a signal to the saga that was begun with *key*."""
@@ -288,6 +307,12 @@ def assemble(
     recovery = SagaRecovery(engine=engine)
     loop = Periodic(name="sagas", round_=recovery.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
     return Sagas(engine=engine, recovery=recovery, clock=clock, prefix=settings.prefix, chance=chance), loop
+
+
+def _checked(saga: Any) -> Saga:
+    if not isinstance(saga, Saga):
+        raise InvalidDefinition(f"a saga is a definition, Saga(...), and not {saga!r}")
+    return saga
 
 
 def _judged(outcome: SagaOutcome) -> SagaOutcome:

@@ -17,20 +17,21 @@ import hashlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, get_type_hints
 
-from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic import TypeAdapter
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
 from coordinator.keys import check_name
 from coordinator.protocol.saga import SagaState, beginning
-from coordinator.protocol.saga_shape import RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
-from coordinator.sagas import drawing
-from coordinator.sagas.values import misfit
+from coordinator.protocol.saga_shape import CONTROL, RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
+from coordinator.sagas import checked, drawing
+from coordinator.sagas.attempts import PATIENT, USUAL, Attempts
+from coordinator.sagas.same import same_function
+from coordinator.sagas.values import adapter, misfit, read, write
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = RESERVED
@@ -61,29 +62,6 @@ class StepContext:
     """The coordinator that makes the call: a step may run a transaction of its own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempts:
-    """How often a call is made before its step is taken for failed; *at_most* includes the first.
-
-    The pause before attempt n is random in [0, backoff_s * 2 ** (n - 2)], never above *backoff_max_s* (full jitter).
-    """
-
-    at_most: int = 3
-    backoff_s: float = 0.1
-    backoff_max_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.at_most < 1 or self.backoff_s <= 0 or self.backoff_max_s <= 0:
-            raise InvalidDefinition(f"attempts and pauses are above zero: {self}")
-
-    def pause_s(self, made: int, chance: float) -> float:
-        """Seconds before the next attempt, after *made*. *chance* in [0, 1) is the caller's randomness."""
-        return chance * float(min(self.backoff_max_s, self.backoff_s * 2 ** (made - 1)))
-
-
-UNDO_ATTEMPTS = Attempts(at_most=20, backoff_s=0.1, backoff_max_s=30.0)
-
-
 @dataclass(slots=True)
 class Call:
     """A function of a step, and where each of its arguments comes from."""
@@ -91,6 +69,8 @@ class Call:
     function: StepFunction
     arguments: tuple[str, ...]
     takes_context: bool
+    participant: str = ""
+    """Whom it calls, for its budget and breaker; empty is nobody."""
 
     def keywords(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped)."""
@@ -109,8 +89,8 @@ class StepDefinition:
     after: tuple[str, ...] | None = None
     pivot: bool = False
     on_unknown: OnUnknown = OnUnknown.COMPENSATE
-    retry: Attempts = field(default_factory=Attempts)
-    undo_retry: Attempts = UNDO_ATTEMPTS
+    retry: Attempts | None = None
+    undo_retry: Attempts = PATIENT
     timeout_s: float = limits.STEP_TIMEOUT_S
     participant: str = ""
     wait_s: float | None = None
@@ -120,6 +100,16 @@ class StepDefinition:
     undo: Call | None = None
     ask: Call | None = None
     output: TypeAdapter[Any] | None = None
+    attempts: Attempts = USUAL
+    attempts_in_doubt: Attempts = USUAL
+    """Once nobody knows what an earlier one did."""
+
+    def written(self, value: Any) -> bytes:
+        """*value* as JSON. Raises `ValueError` where it is not of the type of its output."""
+        assert self.output is not None, "an action and a signal have a type"
+        text = write(self.output, self.output.validator.validate_python(value))
+        read(self.output, text)  # What nobody could read is never sent.
+        return text
 
     def misfit(self, text: str | bytes) -> str:
         """Why *text* (JSON) is not of the type of its output, and could not be read again; empty where it is."""
@@ -152,7 +142,10 @@ def step(
     An action raises `Refused` for a no that stays a no, and `Unavailable` where nothing happened and asking again can
     help; anything else that it raises means that nobody knows.
     """
-    called = name or _title(action)
+    for function, role in ((action, "action"), (compensate, "compensation"), (status, "status")):
+        if function is not None or role == "action":
+            checked.function(function, role)
+    called = checked.step_name(_title(action) if name is None else name)
     if on_unknown is None:
         chosen = OnUnknown.ASK if status else OnUnknown.COMPENSATE if compensate and not pivot else OnUnknown.RETRY
     elif on_unknown in tuple(OnUnknown):
@@ -162,8 +155,11 @@ def step(
         raise InvalidDefinition(f"step {called!r}: on_unknown is one of {known}, not {on_unknown!r}")
     if chosen is OnUnknown.ASK and status is None:
         raise InvalidDefinition(f"step {called!r} is to be asked about (on_unknown='ask'), and has no status=")
-    if not timeout_s > 0:
-        raise InvalidDefinition(f"step {called!r}: timeout_s is above zero, not {timeout_s}")
+    checked.seconds(f"step {called!r}: timeout_s", timeout_s, above=0.0)
+    checked.attempts(called, "retry", retry)
+    checked.attempts(called, "undo_retry", undo_retry)
+    if not isinstance(participant, str):
+        raise InvalidDefinition(f"step {called!r}: a participant is named by text, not by {participant!r}")
     return StepDefinition(
         name=StepName(called),
         kind=Kind.ACTION,
@@ -173,18 +169,17 @@ def step(
         after=_names(after),
         pivot=pivot,
         on_unknown=chosen,
-        retry=retry or Attempts(),
-        undo_retry=undo_retry or UNDO_ATTEMPTS,
+        retry=retry,
+        undo_retry=undo_retry or PATIENT,
         timeout_s=timeout_s,
-        participant=participant or getattr(action, "participant", ""),
+        participant=participant,
     )
 
 
 def sleep(name: str, seconds: float, *, after: Iterable[str] | str | None = None) -> StepDefinition:
     """A step that is done *seconds* after it was reached, whatever restarts meanwhile."""
-    if not 0 <= seconds <= limits.SAGA_WAIT_MAX_S:
-        raise InvalidDefinition(f"step {name!r} sleeps for {seconds} seconds")
-    return StepDefinition(name=StepName(name), kind=Kind.SLEEP, after=_names(after), wait_s=seconds)
+    checked.seconds(f"step {name!r} sleeps for", seconds)
+    return StepDefinition(name=StepName(checked.step_name(name)), kind=Kind.SLEEP, after=_names(after), wait_s=seconds)
 
 
 def await_signal(
@@ -194,19 +189,22 @@ def await_signal(
 
     Without it *within* seconds the step is refused, and the saga is undone. (None waits for ever.)
     """
-    if within is not None and not 0 < within <= limits.SAGA_WAIT_MAX_S:
-        raise InvalidDefinition(f"step {name!r} waits for its signal for {within} seconds")
+    if within is not None:
+        checked.seconds(f"step {name!r} waits for its signal for", within, above=0.0)
+    if checked.step_name(name).startswith(CONTROL):
+        raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}, as operators' words do: {name!r}")
     made = StepDefinition(name=StepName(name), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name)
-    made.output = _adapter(f"the signal {name!r}", Any if of is None else of)
+    made.output = adapter(f"the signal {name!r}", Any if of is None else of)
     return made
 
 
 class Saga:
     """A checked definition. Raises `InvalidDefinition`, which quotes it, where it breaks a rule.
 
-    *version* names it for people; two definitions of one name differ by their *digest*, and a saga that runs is pinned
-    to the one that it began with. *deadline_s*: seconds after which it is undone, if its pivot is not done. *parallel*:
-    how many of its steps may run at once.
+    *version* names it for people, and tells apart definitions of one shape (their types differ, say). A saga that runs
+    is pinned to the *identity* of the one that it began with: name, version, and the *digest* of its shape.
+    *deadline_s*: seconds after which it is undone, if its pivot is not done. *parallel*: how many of its steps may run
+    at once.
     """
 
     def __init__(
@@ -228,8 +226,12 @@ class Saga:
         for each in self.steps.values():
             self._bind(each)
         self.digest = _digest(self)
-        self.identity = f"{name}@{version or self.digest}"
-        """What a running saga is pinned to."""
+        self.label = f"{name}@{version or self.digest}"
+        """What people call it."""
+        self.identity = f"{name}@{version}#{self.digest}" if version else self.label
+        """What a running saga is pinned to. (The digest is part of it: a version that was forgotten to be raised would
+        otherwise be gone on with in another shape, and leave out a compensation.)
+        """
 
     def text(self) -> str:
         """The definition as text: its steps by layers (those of one layer may run together), and what undoes them."""
@@ -240,19 +242,20 @@ class Saga:
         return drawing.svg(self._picture())
 
     def _check_bounds(self) -> None:
-        if not self.name.isprintable() or not self.name:
-            raise InvalidDefinition(f"a saga has a name, of printable characters: {self.name!r}")
-        check_name(self.name)
+        name = self.name
+        if not isinstance(name, str) or not name or not name.isprintable() or "@" in name:
+            raise InvalidDefinition(f"a saga has a name, of printable characters without '@': {name!r}")
+        check_name(name)
         if not isinstance(self.version, str) or not self.version.isprintable():
-            raise InvalidDefinition(f"saga {self.name!r}: a version is text, of printable characters: {self.version!r}")
-        if self.parallel < 1:
-            raise InvalidDefinition(f"saga {self.name!r}: parallel={self.parallel} would let none of its steps run")
-        if self.deadline_s is not None and not 0 < self.deadline_s <= limits.SAGA_WAIT_MAX_S:
-            raise InvalidDefinition(f"saga {self.name!r}: deadline_s is no time: {self.deadline_s}")
+            raise InvalidDefinition(f"saga {name!r}: a version is text, of printable characters: {self.version!r}")
+        if type(self.parallel) is not int or self.parallel < 1:
+            raise InvalidDefinition(f"saga {name!r}: parallel={self.parallel!r} is not how many of its steps may run")
+        if self.deadline_s is not None:
+            checked.seconds(f"saga {name!r}: deadline_s", self.deadline_s, above=0.0)
 
     def _picture(self) -> drawing.Picture:
         return drawing.Picture(
-            title=self.identity,
+            title=self.label,
             shape=self.shape,
             undone_by={name: _title(each.compensate) for name, each in self.steps.items() if each.compensate},
             waits={name: _awaited(each) for name, each in self.steps.items() if each.kind is not Kind.ACTION},
@@ -261,13 +264,27 @@ class Saga:
     def _bind(self, each: StepDefinition) -> None:
         """Find out where the arguments of its functions come from, and how its output is stored."""
         earlier = {name for name in self.shape.steps if each.name in self.shape.dependents[name]}
+        behind = (
+            each.name in self.shape.behind_pivot
+        )  # There is no way back from there: giving up is an operator's work.
+        each.attempts = each.retry or (PATIENT if behind else USUAL)
+        each.attempts_in_doubt = each.retry or (PATIENT if behind or each.pivot else USUAL)
         if each.action is not None:
             each.run = self._call(each, each.action, earlier)
+            each.run.participant = each.participant or _participant(each.action)
             each.output = _stored(self.name, each.name, each.action)
         if each.compensate is not None:
             each.undo = self._call(each, each.compensate, earlier | {each.name})
         if each.status is not None:
             each.ask = self._call(each, each.status, earlier)
+
+    def calls_the_same(self, other: "Saga") -> bool:
+        """Whether its steps are the functions of *other*'s, as far as can be seen: one that goes on calls either."""
+        return all(
+            same_function(mine, theirs)
+            for name, step in self.steps.items()
+            for mine, theirs in zip(_functions(step), _functions(other.steps[name]), strict=True)
+        )
 
     def _call(self, each: StepDefinition, function: StepFunction, known: set[StepName]) -> Call:
         if not inspect.iscoroutinefunction(function):
@@ -291,12 +308,12 @@ class Saga:
         if REQUEST in names:
             self._take_input(function)
         arguments = tuple(name for name in names if name != CONTEXT)
-        return Call(function, arguments, CONTEXT in names)
+        return Call(function, arguments, CONTEXT in names, _participant(function) or each.participant)
 
     def _take_input(self, function: StepFunction) -> None:
         """The type of the input, on which all agree that name one."""
         hint = _hints(self.name, function).get(REQUEST, Any)
-        found = _adapter(f"saga {self.name!r}: the input of {_title(function)}", hint)
+        found = adapter(f"saga {self.name!r}: the input of {_title(function)}", hint)
         if self.input is None or self.input.core_schema == _ANYTHING.core_schema:
             self.input = found
         elif found.core_schema not in (self.input.core_schema, _ANYTHING.core_schema):
@@ -337,7 +354,7 @@ def _stored(saga: str, name: str, function: StepFunction) -> TypeAdapter[Any]:
             f"saga {saga!r}: write down what {_title(function)} of step {name!r} returns (-> None, a model, ...): "
             "it is stored, and is the input of later steps"
         )
-    return _adapter(f"saga {saga!r}: what {_title(function)} of step {name!r} returns", hints["return"])
+    return adapter(f"saga {saga!r}: what {_title(function)} of step {name!r} returns", hints["return"])
 
 
 def _hints(saga: str, function: StepFunction) -> dict[str, Any]:
@@ -345,28 +362,6 @@ def _hints(saga: str, function: StepFunction) -> dict[str, Any]:
         return get_type_hints(getattr(function, "func", function))  # `functools.partial` has none of its own.
     except NameError as unknown:
         raise InvalidDefinition(f"saga {saga!r}: a type of {_title(function)} is not known: {unknown}") from unknown
-
-
-def _adapter(what: str, hint: Any) -> TypeAdapter[Any]:
-    try:
-        made: TypeAdapter[Any] = TypeAdapter(hint)
-        made.json_schema(schema_generator=_Storable)  # A function, say, has a type, and no JSON.
-    except (PydanticUserError, PydanticUndefinedAnnotation) as unserialisable:
-        raise InvalidDefinition(f"{what} cannot be stored as JSON: {hint!r}") from unserialisable
-    return made
-
-
-class _Storable(GenerateJsonSchema):
-    """Refuses what JSON cannot hold; whoever brings a validator of his own knows how his type is read."""
-
-    def emit_warning(self, kind: Any, detail: str) -> None:
-        """Nobody reads the schema."""
-
-    def function_before_schema(self, schema: Any) -> dict[str, Any]:
-        """As that validator takes it."""
-        return {}
-
-    function_wrap_schema = function_before_schema
 
 
 def _digest(saga: Saga) -> str:
@@ -387,8 +382,20 @@ def _awaited(each: StepDefinition) -> str:
 def _names(after: Iterable[str] | str | None) -> tuple[str, ...] | None:
     if after is None:
         return None
-    return (after,) if isinstance(after, str) else tuple(after)
+    names = (after,) if isinstance(after, str) else tuple(after) if isinstance(after, Iterable) else (after,)
+    for each in names:
+        if not isinstance(each, str):
+            raise InvalidDefinition(f"after= takes the names of steps, and not {each!r}")
+    return names
+
+
+def _functions(step: StepDefinition) -> tuple[StepFunction | None, ...]:
+    return step.action, step.compensate, step.status
+
+
+def _participant(function: StepFunction) -> str:
+    return str(getattr(function, "participant", ""))
 
 
 def _title(function: StepFunction) -> str:
-    return getattr(function, "__name__", repr(function))
+    return str(getattr(getattr(function, "func", function), "__name__", repr(function)))  # `partial` has it there.

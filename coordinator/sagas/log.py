@@ -87,6 +87,10 @@ class SagaLog(Protocol):
         """Begin *saga*, unless one of its name and key stands: the first one wins, and is returned, once durable."""
         ...
 
+    def crowded(self) -> str | None:
+        """Why nothing should begin that would have to wait here; None while it keeps up."""
+        ...
+
     def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
         """Write that *event* happened, as number *position* of its saga; done once it is durable. May be repeated."""
         ...

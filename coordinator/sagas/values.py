@@ -7,9 +7,32 @@ aliases is read again as it was written. (These are the adapter's own two method
 import json
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+
+from coordinator.errors import InvalidDefinition
 
 _TOLD_MAX = 5
+
+
+def adapter(what: str, hint: Any) -> TypeAdapter[Any]:
+    """What writes and reads values of the type *hint*. Raises `InvalidDefinition`, of *what*, where JSON has none."""
+    try:
+        made: TypeAdapter[Any] = _adapter(hint)
+        made.json_schema(schema_generator=_Storable)  # A function, say, has a type, and no JSON.
+    except (PydanticUserError, PydanticUndefinedAnnotation) as unserialisable:
+        raise InvalidDefinition(f"{what} cannot be stored as JSON: {hint!r}") from unserialisable
+    return made
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """NaN is written as such, and then refused, instead of as null. (What a model makes of it is its own setting.)"""
+    try:
+        return TypeAdapter(hint, config=ConfigDict(ser_json_inf_nan="constants"))
+    except PydanticUserError as has_its_own:
+        if has_its_own.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(hint)
 
 
 def write(kind: TypeAdapter[Any], value: Any) -> bytes:
@@ -44,3 +67,16 @@ def misfit(kind: TypeAdapter[Any], text: str | bytes) -> str:
     except ValueError as wrong:
         return repr(wrong)
     return ""
+
+
+class _Storable(GenerateJsonSchema):
+    """Refuses what JSON cannot hold; whoever brings a validator of his own knows how his type is read."""
+
+    def emit_warning(self, kind: Any, detail: str) -> None:
+        """Nobody reads the schema."""
+
+    def function_before_schema(self, schema: Any) -> dict[str, Any]:
+        """As that validator takes it."""
+        return {}
+
+    function_wrap_schema = function_before_schema

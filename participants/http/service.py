@@ -32,7 +32,7 @@ from pydantic_core import from_json, to_json
 from yarl import URL
 
 from coordinator import limits
-from coordinator.errors import Disconnected, InDoubt, InvalidDefinition, Misconfigured, Refused, Unavailable
+from coordinator.errors import Disconnected, InDoubt, InvalidDefinition, Misconfigured, TurnedAway, Unavailable
 from coordinator.sagas.definition import CONTEXT, REQUEST, StepContext
 from coordinator.telemetry.context import current_headers
 from participants.http.addresses import Allowed, Origin, checked_path
@@ -159,13 +159,13 @@ class Service:
     async def send(self, path: str, content: bytes, delivery: Delivery) -> bytes:
         """Post *content*, signed, and return the body of a 2xx answer; raises what any other answer means."""
         if len(content) > self.bounds.body_bytes:
-            raise Refused(f"a request has {self.bounds.body_bytes} bytes at most, not {len(content)}")
+            raise TurnedAway(f"a request has {self.bounds.body_bytes} bytes at most, not {len(content)}")
         headers = signed_headers(self._key, delivery, "POST", path, content, int(self._now().timestamp()))
         headers |= {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
         try:
             status, answered, body = await self._post(path, content, headers | current_headers())
         except Misconfigured as forbidden:
-            raise Refused(f"{self.name} may not be called: {forbidden}", participant=self.name) from forbidden
+            raise TurnedAway(f"{self.name} may not be called: {forbidden}", participant=self.name) from forbidden
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
             said = f"{self.name} cannot be reached: {why_unreached(failure)}"
             raise Unavailable(said, participant=self.name) from failure

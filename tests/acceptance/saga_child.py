@@ -16,7 +16,7 @@ import asyncpg
 
 from coordinator import Coordinator, InDoubt, Refused, Settings, Unavailable
 from coordinator.errors import Replaced
-from coordinator.sagas.definition import Attempts, Saga, StepContext, await_signal, sleep, step
+from coordinator.sagas import Attempts, Saga, StepContext, await_signal, sleep, step
 
 SETTINGS = Settings(lease_s=1.0, recovery_s=0.1)
 PACE_S = 0.02

@@ -225,8 +225,8 @@ async def test_a_sleeper_and_what_is_released_unbegun_are_not_doubtful(journal, 
     assert world.did == ["late"]
 
 
-async def test_a_sibling_that_parking_cuts_off_is_doubtful_when_it_is_resumed(journal, world):
-    """And one that has the policy to be undone is undone then, and not called twice."""
+async def test_what_is_called_settles_before_its_sibling_parks_the_saga(journal, world):
+    """Nothing is cut off that nobody has any doubt about, and nothing else begins meanwhile."""
 
     async def lost_one() -> None:
         await world.act("lost one")
@@ -240,21 +240,54 @@ async def test_a_sibling_that_parking_cuts_off_is_doubtful_when_it_is_resumed(jo
     async def undo() -> None:
         await world.act("undo")
 
+    async def last() -> None:
+        await world.act("last")
+
     world.raises["lost one"], world.holds["careful"] = [ConnectionResetError()], asyncio.Event()
     saga = Saga(
         "siblings",
         step(lost_one, after=(), status=known, undo_retry=QUICK),
         step(careful, after=(), compensate=undo, on_unknown="compensate"),
+        step(last, after=("careful")),
     )
     async with process(journal, saga) as first:
         handle = await first.start(saga)
+        run = first.sagas.engine.running[handle.gid]
+        await until(lambda: run.held and "careful" in world.begun)
+        world.holds["careful"].set()
         await phase(handle, Phase.PARKED)
-        world.holds.clear()
+        assert world.begun == ["lost one", "careful"]
         await handle.skip("lost_one", "they say by telephone that it is done")
-        await phase(handle, Phase.COMPENSATED)
+        assert (await handle.result()).completed
+    assert world.did == ["careful", "last"]
+
+
+async def test_what_is_being_undone_is_undone_before_its_sibling_parks_the_saga(journal, world):
+    def undoing(name):
+        async def action() -> None:
+            await world.act(name)
+
+        async def undo() -> None:
+            await world.act(f"undo {name}")
+
+        return step(action, name=name, compensate=undo, undo_retry=QUICK, after=())
+
+    async def refuse() -> None:
+        raise Refused("no")
+
+    world.raises["undo a"], world.holds["undo b"] = [OSError("down")] * 3, asyncio.Event()
+    saga = Saga("undos", undoing("a"), undoing("b"), step(refuse, after=("a", "b")))
+    async with process(journal, saga) as first:
+        handle = await first.start(saga)
+        run = first.sagas.engine.running[handle.gid]
+        await until(lambda: run.held)
+        world.holds["undo b"].set()
+        await phase(handle, Phase.PARKED, "a: its compensation failed 3 times: OSError: down")
+        assert "undo b" in world.did
+        await handle.resume("it is up again")
         with pytest.raises(Compensated):
             await handle.result()
-    assert (world.begun.count("careful"), world.did) == (1, ["undo"])
+    assert sorted(world.did) == ["a", "b", "undo a", "undo b"]
 
 
 async def test_a_participant_turns_away_whoever_was_replaced(journal, world):

@@ -94,7 +94,7 @@ async def test_a_key_that_stands_for_a_saga_of_an_earlier_version_finds_it(journ
     async with Coordinator(journal=journal, sagas=[old]) as before:
         await before.start(old, key="ann")
     async with Coordinator(journal=journal, sagas=[new]) as later:
-        with pytest.raises(InDoubt, match="is pinned to visit@1, and this process has only visit@2"):
+        with pytest.raises(InDoubt, match=r"is pinned to visit@1#\w+, and this process has only visit@2#"):
             await later.run(new, key="ann")
     async with Coordinator(journal=journal, sagas=[old, new]) as both:
         with pytest.raises(InvalidDefinition, match=r"visit@1 waits for no signal 'come' \(it waits for: go\)"):
@@ -163,7 +163,7 @@ async def test_what_a_database_has_no_room_for_is_said_all_the_same(coordinator,
 
     saga = Saga("nul", step(nul, compensate=fail, undo_retry=QUICK), sleep("nap", 0.05), step(refuse))
     handle = await coordinator.start(saga)
-    await phase(handle, Phase.PARKED, "nul: its compensation failed 3 times: no?way ?")
+    await phase(handle, Phase.PARKED, "nul: its compensation failed 3 times: RuntimeError: no?way ?")
     assert (await handle.outcome()).outputs["nul"] == "a\0b"
 
 

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from coordinator.errors import Refused, Unavailable
-from coordinator.sagas.definition import Attempts, Saga, StepContext, sleep, step
+from coordinator.sagas import Attempts, Saga, StepContext, sleep, step
 from tests.properties.saga_oracle import Seen
 from tests.properties.saga_plans import ATTEMPTS, Plan
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from coordinator import Coordinator, InvalidDefinition, Misconfigured, Refused, Settings
 from coordinator.engine.saga_calls import Status
 from coordinator.errors import Compensated
-from coordinator.sagas.definition import Attempts, Saga, StepContext, step
+from coordinator.sagas import Attempts, Saga, StepContext, step
 from participants.http import Key
 from participants.http.service import Bounds, Service, Services
 from tests.integration.http.server import Answers, message, serving

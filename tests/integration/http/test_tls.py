@@ -9,7 +9,7 @@ import pytest
 
 from coordinator import Coordinator
 from coordinator.errors import Compensated, Disconnected, Refused, Unavailable
-from coordinator.sagas.definition import Attempts, Saga, step
+from coordinator.sagas import Attempts, Saga, step
 from participants.http import Delivery, Key
 from participants.http.service import Bounds, Service
 from tests.integration.http.certificates import Authority

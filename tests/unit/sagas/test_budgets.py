@@ -12,7 +12,7 @@ from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.errors import Compensated
 from coordinator.limits import BREAKER_CALLS_MIN, RETRY_COSTS_ATTEMPTS, RETRY_RESERVE
 from coordinator.protocol.calls import CallBudget
-from coordinator.sagas.definition import Attempts, Saga, step
+from coordinator.sagas import Attempts, Saga, step
 from coordinator.settings import load
 
 

@@ -1,13 +1,15 @@
 """A definition that breaks a rule is refused when it is built, with an error that quotes it."""
 
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from coordinator import InvalidDefinition
-from coordinator.sagas import Saga, await_signal, sleep, step
+from coordinator.sagas import Attempts, Saga, await_signal, sleep, step
 
 
 class Order(BaseModel):
@@ -54,7 +56,9 @@ def test_the_digest_is_of_the_shape_and_a_version_may_be_named():
     once, again = Saga("a", step(reserve)), Saga("a", step(reserve))
     assert once.identity == again.identity
     assert Saga("a", step(reserve, compensate=release)).identity != once.identity
-    assert Saga("a", step(reserve), version="2").identity == "a@2"
+    named = Saga("a", step(reserve), version="2")
+    assert (named.label, named.identity) == ("a@2", f"a@2#{named.digest}")
+    assert Saga("a", step(reserve, compensate=release), version="2").identity != named.identity
 
 
 async def untyped(request: Order):
@@ -124,16 +128,44 @@ BROKEN = {
     "a word of ours": (lambda: Saga("s", step(reserve, name="request")), "a step cannot be called 'request'"),
     "a quotation mark": (lambda: Saga("s", step(reserve, name='say "go"')), "a step cannot be called 'say \"go\"'"),
     "no name": (lambda: Saga("", step(reserve)), "a saga has a name"),
-    "nothing at once": (lambda: Saga("s", step(reserve), parallel=0), "saga 's': parallel=0 would let none"),
-    "no deadline": (lambda: Saga("s", step(reserve), deadline_s=0), "saga 's': deadline_s is no time: 0"),
-    "no end of time": (lambda: Saga("s", step(reserve), deadline_s=float("inf")), "deadline_s is no time: inf"),
-    "endless sleep": (lambda: sleep("wait", float("inf")), "sleeps for inf seconds"),
-    "endless patience": (lambda: await_signal("paid", within=float("nan")), "waits for its signal for nan seconds"),
+    "nothing at once": (lambda: Saga("s", step(reserve), parallel=0), "saga 's': parallel=0 is not how many"),
+    "no deadline": (
+        lambda: Saga("s", step(reserve), deadline_s=0),
+        "saga 's': deadline_s 0: a time is a number of seconds, above zero",
+    ),
+    "no end of time": (lambda: Saga("s", step(reserve), deadline_s=float("inf")), "deadline_s inf: a time is a number"),
+    "endless sleep": (lambda: sleep("wait", float("inf")), "sleeps for inf: a time is a number"),
+    "endless patience": (
+        lambda: await_signal("paid", within=float("nan")),
+        "waits for its signal for nan: a time is a number",
+    ),
     "unknown policy": (lambda: step(reserve, on_unknown="undo"), "on_unknown is one of 'compensate', 'retry', 'ask', "),
-    "no patience": (lambda: await_signal("paid", within=0), "'paid' waits for its signal for 0 seconds"),
+    "no patience": (lambda: await_signal("paid", within=0), "'paid' waits for its signal for 0: a time is a number of"),
     "no status": (lambda: step(reserve, on_unknown="ask"), "has no status="),
-    "no time": (lambda: step(reserve, timeout_s=0), "timeout_s is above zero"),
-    "negative sleep": (lambda: sleep("wait", -1), "sleeps for -1 seconds"),
+    "no time": (lambda: step(reserve, timeout_s=0), "timeout_s 0: a time is a number of seconds, above zero"),
+    "negative sleep": (lambda: sleep("wait", -1), "sleeps for -1: a time is a number of seconds, none or"),
+    "a time in words": (
+        lambda: step(reserve, timeout_s="5"),
+        "'reserve': timeout_s '5': a time is a number of seconds",
+    ),
+    "a timedelta": (lambda: sleep("wait", timedelta(1)), "a time is a number of seconds"),
+    "a deadline in words": (lambda: Saga("s", step(reserve), deadline_s="5"), "deadline_s '5': a time is a number"),
+    "attempts as a number": (lambda: step(reserve, retry=5), "write retry=Attempts(at_most="),
+    "undoing as a number": (lambda: step(reserve, undo_retry=5), "write undo_retry=Attempts(at_most="),
+    "half an attempt": (lambda: Attempts(at_most=2.5), "attempts are whole"),
+    "endless attempts": (lambda: Attempts(at_most=float("inf")), "attempts are whole"),
+    "a pause of none": (lambda: Attempts(backoff_s=float("nan")), "times are seconds"),
+    "an end of none": (lambda: Attempts(within_s=0), "times are seconds"),
+    "half a step at once": (lambda: Saga("s", step(reserve), parallel=1.5), "parallel=1.5 is not how many"),
+    "nothing to call": (lambda: step(None), "the action of a step is an async function, not None"),
+    "an undo that is none": (lambda: step(reserve, compensate="release"), "the compensation of a step is an async"),
+    "a participant that is none": (lambda: step(reserve, participant=5), "a participant is named by text, not by 5"),
+    "after a function": (lambda: step(charge, after=reserve), "after= takes the names of steps, and not <function"),
+    "a name that is none": (lambda: step(reserve, name=5), "a step is named by text; give this one a name=: 5"),
+    "an operator's word": (lambda: await_signal("!cancel"), "a signal's name does not begin with '!'"),
+    "a name with a version": (lambda: Saga("s@1", step(reserve)), "without '@': 's@1'"),
+    "a saga without a name": (lambda: Saga(step(reserve)), "a saga has a name"),
+    "a name too long": (lambda: step(reserve, name="r" * 501), "a name is text of at most 500 bytes"),
 }
 
 
@@ -146,6 +178,27 @@ def test_a_definition_that_breaks_a_rule_is_refused(rule):
     build, said = BROKEN[rule]
     with pytest.raises(InvalidDefinition, match=said.replace("(", r"\(")):
         build()
+
+
+def test_a_partial_is_named_after_its_function_in_every_process():
+    assert list(Saga("s", step(partial(reserve))).steps) == ["reserve"]
+
+
+async def note(charge: int) -> None:
+    return None
+
+
+def test_what_is_behind_the_pivot_has_the_patience_of_what_is_owed_unless_it_is_given_another():
+    """There is no way back from there, so giving up early only calls an operator."""
+    saga = Saga(
+        "s",
+        step(reserve),
+        step(charge, pivot=True, on_unknown="retry"),
+        step(ship),
+        step(note, retry=Attempts(at_most=2)),
+    )
+    assert [each.attempts.at_most for each in saga.steps.values()] == [3, 3, 20, 2]
+    assert [each.attempts_in_doubt.at_most for each in saga.steps.values()] == [3, 20, 20, 2]
 
 
 def test_a_signal_is_an_input_of_later_steps():

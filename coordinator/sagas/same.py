@@ -1,0 +1,30 @@
+"""Whether two functions are one: a definition may be built twice, and a saga that runs is gone on with by either."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+def same_function(one: Any, other: Any) -> bool:
+    """Whether they do the same: the same code, with the same values around it."""
+    if one is other or _equal(one, other):
+        return True
+    if isinstance(one, partial) and isinstance(other, partial):
+        return same_function(one.func, other.func) and (one.args, one.keywords) == (other.args, other.keywords)
+    code, bound = (getattr(one, "__code__", one), getattr(one, "__self__", None))
+    if code != getattr(other, "__code__", other) or bound is not getattr(other, "__self__", None):
+        return False
+    return all(same_function(mine, theirs) for mine, theirs in zip(_around(one), _around(other), strict=True))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - what cannot be compared is not equal.
+        return False
+
+
+def _around(function: Callable[..., Any]) -> list[Any]:
+    """The values that a function has from where it was written."""
+    cells = getattr(function, "__closure__", None) or ()
+    return [getattr(cell, "cell_contents", None) for cell in cells]

@@ -1,0 +1,284 @@
+"""Sagas at their edges: callers that go away, definitions that were changed or built twice, drivers that fail."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from coordinator import Coordinator, InvalidDefinition, KeyReused, Refused, Unavailable, limits
+from coordinator.errors import Compensated, Misconfigured, Parked, TurnedAway
+from coordinator.protocol.saga import Phase
+from coordinator.sagas import Attempts, Saga, Status, await_signal, sleep, step
+from tests.acceptance.test_sagas import QUICK, SETTINGS, coordinator, journal, phase, until, world
+
+__all__ = ["coordinator", "journal", "world"]
+
+
+async def test_a_saga_whose_caller_is_cancelled_goes_on(coordinator, world):
+    """Whether it was cancelled before or after it began: it is driven here, and not found again after a while."""
+    saga, cancelled = world.saga(), 0
+    for turns in range(5):
+        world.did.clear()
+        caller = asyncio.create_task(coordinator.run(saga, turns, key=f"order-{turns}"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait({caller})
+        cancelled += caller.cancelled()
+        async with asyncio.timeout(limits.OWN_RECORD_IDLE_S / 2):
+            assert (await coordinator.run(saga, turns, key=f"order-{turns}")).completed
+        assert world.did == ["reserve", "charge", "ship"]
+    assert cancelled > 1
+
+
+async def test_a_shape_that_was_changed_under_its_version_is_another_definition(journal, world):
+    """Whoever goes on with it in the new shape would leave a compensation out."""
+
+    async def begin() -> None:
+        await world.act("begin")
+
+    async def undo() -> None:
+        await world.act("undo")
+
+    async def refuse() -> None:
+        raise Refused("no")
+
+    old = Saga("v", step(begin, compensate=undo), await_signal("go"), step(refuse), version="1")
+    new = Saga("v", step(begin), await_signal("go"), step(refuse), version="1")
+    async with Coordinator(journal=journal, sagas=[old], settings=SETTINGS) as first:
+        handle = await first.start(old, key="k")
+        await until(lambda: not first.sagas.engine.running)
+    async with Coordinator(journal=journal, sagas=[new], settings=SETTINGS) as second:
+        await second.signal(new, "k", "go")
+        await asyncio.sleep(4 * limits.SAGA_LOOK_S)
+        assert second.sagas.recovery.recovered == 0
+    async with Coordinator(journal=journal, sagas=[old], settings=SETTINGS) as third:
+        with pytest.raises(Compensated):
+            await (await third.attach(old, gid=handle.gid)).result()
+    assert world.did == ["begin", "undo"]
+
+
+async def test_a_signal_to_an_earlier_version_is_judged_by_who_has_it(journal, world):
+    async def use(go: int) -> int:
+        return go + 1
+
+    async def say(go: str) -> str:
+        return go
+
+    old = Saga("visit", await_signal("go", of=int), step(use), version="1")
+    new = Saga("visit", await_signal("go", of=str), step(say), version="2")
+    both = Coordinator(journal=journal, sagas=[old], settings=SETTINGS)
+    async with both as first, Coordinator(journal=journal, sagas=[new], settings=SETTINGS) as second:
+        handle = await first.start(old, key="k")
+        await second.signal(new, "k", "go", 7)
+        assert (await handle.result()).outputs["use"] == 8
+
+
+async def test_a_definition_that_is_built_again_is_one_and_with_other_functions_it_is_refused(coordinator):
+    def built(answer):
+        async def give() -> int:
+            return answer
+
+        return Saga("built", step(give))
+
+    assert (await coordinator.run(built(1))).outputs["give"] == 1
+    assert (await coordinator.run(built(1))).outputs["give"] == 1
+    with pytest.raises(InvalidDefinition, match="is registered here with other functions"):
+        await coordinator.run(built(2))
+
+
+@dataclass
+class Order:
+    item: str
+    amount: int = field(compare=False)
+
+
+async def test_what_only_python_takes_for_equal_is_another_input(coordinator):
+    async def count(request: dict[str, float]) -> int:
+        return len(request)
+
+    async def pay(request: Order) -> int:
+        return request.amount
+
+    async def any_of(request: object) -> int:
+        return 1
+
+    for saga, one, other in (
+        (Saga("any", step(any_of)), {"n": 1}, {"n": True}),
+        (Saga("any", step(any_of)), {"n": 1}, {"n": 1.0}),
+        (Saga("pay", step(pay)), Order("a", 10), Order("a", 99_999)),
+    ):
+        await coordinator.run(saga, one, key=repr(other))
+        with pytest.raises(KeyReused):
+            await coordinator.run(saga, other, key=repr(other))
+    await coordinator.run(Saga("count", step(count)), {"a": 1, "b": 2}, key="k")
+    assert (await coordinator.run(Saga("count", step(count)), {"b": 2.0, "a": 1.0}, key="k")).completed
+
+
+@pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route")], ids=["away", "wrong"])
+@pytest.mark.parametrize("on_unknown", ["retry", "ask"])
+async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordinator, world, turned_away, on_unknown):
+    """The first one may have done it: it is undone, or asked about, and not taken for a no."""
+
+    async def pay() -> None:
+        await world.act("pay")
+
+    async def refund() -> None:
+        await world.act("refund")
+
+    async def known() -> Status:
+        await world.act("ask")
+        return Status.DONE
+
+    async def ship() -> None:
+        raise Refused("no")
+
+    ask = on_unknown == "ask"
+    world.raises["pay"] = [Unavailable("later"), turned_away] if ask else [ConnectionResetError(), turned_away]
+    status = known if ask else None
+    saga = Saga("away", step(pay, compensate=refund, status=status, on_unknown=on_unknown, retry=QUICK), step(ship))
+    with pytest.raises(Compensated):
+        await coordinator.run(saga)
+    assert world.did == ([] if ask else ["refund"])  # What was turned away without doubt did not happen.
+
+
+async def test_a_refusal_after_doubt_speaks_for_the_step(coordinator, world):
+    """It is idempotent: what it answers to the same key is what became of it."""
+
+    async def pay() -> None:
+        await world.act("pay")
+
+    async def refund() -> None:
+        await world.act("refund")
+
+    world.raises["pay"] = [ConnectionResetError(), Refused("the card is refused")]
+    with pytest.raises(Compensated, match="the card is refused"):
+        await coordinator.run(Saga("card", step(pay, compensate=refund, on_unknown="retry", retry=QUICK)))
+    assert world.did == []
+
+
+class Broken(BaseException):
+    """What no code of ours expects of a step."""
+
+
+async def test_a_saga_whose_driving_fails_again_and_again_is_parked(coordinator, world, monkeypatch):
+    """It is not driven for ever without a word: six times, and then somebody is told why."""
+    monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 0.05)
+
+    async def fail() -> None:
+        world.begun.append("fail")
+        raise Broken("wrong")
+
+    handle = await coordinator.start(Saga("broken", step(fail, on_unknown="retry")))
+    await phase(handle, Phase.PARKED, "driving it ended 6 times in a row, the last time with Broken: wrong")
+    assert len(world.begun) == limits.ADOPTIONS_MAX + 1
+
+
+async def test_an_error_that_cannot_say_what_it_is_is_a_failure_like_any_other(coordinator, world):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("mute")
+
+    async def fail() -> None:
+        raise Mute
+
+    with pytest.raises(Compensated, match="fail: Mute"):
+        await coordinator.run(Saga("mute", step(fail, retry=QUICK)))
+
+
+async def test_no_attempt_begins_after_the_time_of_its_step(coordinator, world):
+    async def fail() -> None:
+        world.begun.append("fail")
+        raise Unavailable("down")
+
+    within = Attempts(at_most=1_000, backoff_s=0.2, backoff_max_s=0.2, within_s=0.5)
+    with pytest.raises(Compensated, match="down"):
+        async with asyncio.timeout(10):
+            await coordinator.run(Saga("late", step(fail, retry=within)))
+    assert 1 < len(world.begun) < 1_000
+
+
+async def test_an_answer_about_a_step_that_cannot_be_read_is_told(coordinator, world):
+    async def pay() -> int:
+        raise ConnectionResetError
+
+    async def known() -> object:
+        return Status.DONE, "five"
+
+    with pytest.raises(Parked, match=r"nobody could say .*\(the last answer: ValidationError: "):
+        await coordinator.run(Saga("odd", step(pay, status=known, undo_retry=QUICK)))
+
+
+async def test_what_a_participant_asked_for_is_granted_when_it_is_asked_what_became_of_a_step(coordinator, world):
+    async def pay() -> None:
+        raise ConnectionResetError
+
+    async def known() -> Status:
+        world.begun.append(asyncio.get_running_loop().time())
+        if len(world.begun) == 1:
+            raise Unavailable("busy", retry_after_s=0.5)
+        return Status.DONE
+
+    assert (await coordinator.run(Saga("busy", step(pay, status=known, undo_retry=QUICK)))).completed
+    assert world.begun[1] - world.begun[0] >= 0.5
+
+
+async def test_a_deadline_counts_beside_a_longer_wait(coordinator):
+    saga = Saga("short", await_signal("paid", within=3600), deadline_s=0.3)
+    with pytest.raises(Compensated, match="its deadline has passed"):
+        async with asyncio.timeout(10):
+            await coordinator.run(saga)
+
+
+async def test_no_more_steps_run_at_once_than_the_definition_says(coordinator, world):
+    most = 0
+
+    def one(name):
+        async def action() -> None:
+            nonlocal most
+            world.begun.append(name)
+            most = max(most, len(world.begun) - len(world.did))
+            await asyncio.sleep(0.005)
+            world.did.append(name)
+
+        return step(action, name=name, after=())
+
+    assert (await coordinator.run(Saga("wide", *(one(f"s{n}") for n in range(12)), parallel=3))).completed
+    assert (most, len(world.did)) == (3, 12)
+
+
+async def test_sagas_that_are_stuck_leave_room_for_those_of_another_definition(coordinator, world, monkeypatch):
+    monkeypatch.setattr(limits, "SAGAS_FOUND_MAX", 3)
+    world.holds["stuck"] = asyncio.Event()
+
+    async def hang() -> None:
+        await world.act("stuck")
+
+    async def pass_by() -> None:
+        await world.act("passed")
+
+    stuck = Saga("stuck", sleep("nap", 0.01), step(hang))
+    passing = Saga("passing", sleep("nap", 0.01), step(pass_by))
+    for _ in range(5):
+        await coordinator.start(stuck)
+    await until(lambda: len(world.begun) >= 3)
+    async with asyncio.timeout(5):
+        assert (await coordinator.run(passing)).completed
+    world.holds["stuck"].set()
+
+
+async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):
+    with pytest.raises(InvalidDefinition, match="a saga is a definition"):
+        await coordinator.run("checkout")
+    with pytest.raises(InvalidDefinition, match="a key is text"):
+        await coordinator.start(world.saga(), 1, key=5)
+    with pytest.raises(InvalidDefinition, match="give one of them"):
+        await coordinator.attach(world.saga())
+    with pytest.raises(Refused, match="was begun as unan:"):
+        await coordinator.attach(world.saga(), gid="unan:01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    handle = await coordinator.start(Saga("deaf", await_signal("go")))
+    with pytest.raises(InvalidDefinition, match="waits for another type as 'go'"):
+        await handle.signal("go", object())
+    with pytest.raises(InvalidDefinition, match="waits for another type as 'go'"):
+        await handle.signal("go", float("nan"))
+    assert len(repr(handle)) < 100
