@@ -13,7 +13,7 @@ from coordinator import limits
 from coordinator.errors import InvalidDefinition, Refused
 from coordinator.keys import check_key
 from coordinator.ports import Lease
-from coordinator.protocol.saga import Phase, SagaState, Skipped, doubted, evolve, may_have_begun
+from coordinator.protocol.saga import Done, Phase, SagaState, Skipped, doubted, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import REQUEST, Saga
 from coordinator.sagas.events import Happened, decode
@@ -107,12 +107,10 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
         state = evolve(saga.shape, state, event)
         if signal is not None:
             consumed.add(signal)
-        if '"o":' in text and not isinstance(event, Skipped):
-            adapter = saga.steps[event.step].output  # type: ignore[union-attr]  # What has an output has a step.
+        if '"o":' in text and isinstance(event, Done):
+            kind = saga.steps[event.step].output
             # As JSON again: a strict type takes from it what it would not take from a plain value.
-            values[event.step] = (
-                output if adapter is None else _kept(adapter, saga, loaded, event.step, to_json(output))
-            )  # type: ignore[union-attr]
+            values[event.step] = output if kind is None else _kept(kind, saga, loaded, event.step, to_json(output))
         elif isinstance(event, Skipped):
             values.setdefault(event.step, None)
     if loaded.doubtful:
