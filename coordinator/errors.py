@@ -105,7 +105,7 @@ class VotedNo(Refused):
 
 
 class Compensated(Refused):
-    """The saga could not be completed, and everything that it had done was undone."""
+    """The saga could not be completed, and what it had done was undone (where a step says how)."""
 
 
 class InDoubt(CoordinatorError):

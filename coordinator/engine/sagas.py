@@ -209,15 +209,14 @@ class SagaEngine:
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self.write(run, heard)
                 continue
-            alone = len(actions) == 1 and not run.flying and not run.held and steps[actions[0].step].kind is Kind.ACTION
+            alone = len(actions) == 1 and not (run.flying or run.held) and steps[actions[0].step].kind is Kind.ACTION
             happened = await (self._perform(run, actions[0]) if alone else self._next(run, actions))
             if happened is None:
                 break
             if run.flying and evolve(shape, run.state, happened.event).phase is Phase.PARKED:
+                # What is being called settles first: nobody would hear of it afterwards.
                 assert not isinstance(happened.event, Cancelled | Resumed), "what parks a saga has a step"
-                run.held[happened.event.step] = (
-                    happened  # What is being called settles first: nobody would hear of it afterwards.
-                )
+                run.held[happened.event.step] = happened
                 continue
             if run.told and (heard := await self.listening.heard(run)) is not None:
                 await self.write(run, heard)  # It was said before this ended, and may be what shuts it out.
