@@ -36,6 +36,7 @@ class Parking:
     async def ends(self, run: SagaRun, sent: Sequence[Signal]) -> None:
         """It goes on because of the word that let it out; *sent* has it. Who said it and why is kept with the alert."""
         said = next(word(signal) for signal in sent if signal.id == run.freed)
+        assert said is not None, "what lets a saga go on was understood"
         reason = said.why or "no reason was given"
         gid = Gid(run.gid)
         await self.alerts.resolve_alert(gid, AlertKind.PARKED_SAGA, by=said.by, reason=reason, under=run.lease)

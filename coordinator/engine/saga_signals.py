@@ -1,6 +1,7 @@
 """Words that steer a saga itself: cancel, resume, skip, retry. They come by the same way as signals for its steps."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from coordinator.protocol.saga import Cancelled, Phase, Resumed, SagaState, Skip
 from coordinator.protocol.saga_shape import CONTROL, Shape, StepName
 from coordinator.sagas.events import Happened
 from coordinator.sagas.log import SagaLog, Signal
+
+logger = logging.getLogger(__name__)
 
 CANCEL, RESUME, SKIP, RETRY = "!cancel", "!resume", "!skip", "!retry"
 WORDS: Mapping[str, str] = {
@@ -34,10 +37,13 @@ class Word:
     step: StepName
 
 
-def word(signal: Signal) -> Word:
-    """What a steering signal says."""
+def word(signal: Signal) -> Word | None:
+    """What a steering signal says; None where its payload is no object, and not from `say`."""
     said = json.loads(signal.payload)
-    return Word(said.get("by") or NOBODY, said.get("reason", ""), StepName(said.get("step", "")))
+    if not isinstance(said, dict):
+        return None
+    by, why, step = (str(said.get(name) or "") for name in ("by", "reason", "step"))
+    return Word(by or NOBODY, why, StepName(step))
 
 
 async def say(
@@ -70,12 +76,17 @@ def hear(run: SagaRun) -> Happened | None:
     """What the first steering signal comes to that means something where the saga is now.
 
     One that means nothing now is kept: it may have been said a moment too early. ("Try again now" is never kept: it is
-    about the pause that is going on when it is heard, and comes to no event.)
+    about the pause that is going on when it is heard, and comes to no event.) What is no object is passed over.
     """
     for signal in run.signals:
         if not signal.name.startswith(CONTROL):
             continue
         said = word(signal)
+        if said is None:
+            logger.warning(
+                "saga %s was sent %s with a payload that is no object: it is passed over", run.gid, signal.name
+            )
+            continue
         reason = said.why if said.by == NOBODY else f"{said.by}: {said.why}"
         parked = run.state.parked
         if signal.name == CANCEL and cancellable(run.saga.shape, run.state):

@@ -56,8 +56,6 @@ class SagaHandle:
 
     async def signal(self, name: str, payload: Any = None) -> None:
         """Send it a signal. Raises `Refused` where it has ended, and where it waits for no such, or of another type."""
-        if name.startswith(CONTROL):
-            raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}")
         if not self._pinned:  # Whoever has its definition looks at it.
             await self._sagas.send(self.gid, name, payload)
             return
@@ -156,7 +154,9 @@ class Sagas:
         return SagaHandle(loaded.gid, pinned, self, pinned.identity == loaded.definition)
 
     async def send(self, gid: str, name: str, payload: Any) -> None:
-        """Send a signal of a step. Raises `Refused` where the saga has ended, or never was."""
+        """Send a signal of a step. Raises `Refused` where the saga has ended, or never was, and for a steering one."""
+        if name.startswith(CONTROL):  # Whoever can send a signal, or a reply, is no operator by that.
+            raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}", gid=gid)
         text = to_json(payload)
         if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):
             raise Refused(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)
