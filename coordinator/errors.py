@@ -14,6 +14,7 @@
     │   ├── Misconfigured        a server's or our own setting makes the promise impossible
     │   ├── TurnedAway           this call was not let in, which says nothing of an earlier one
     │   ├── VotedNo              a participant refused, for a reason of its own
+    │   ├── Unheard              what a saga was sent is heard by nobody: it has ended, or never was
     │   └── Compensated          the saga could not be completed; what it had done was undone
     ├── InDoubt                the outcome is decided or will be, but is not known here yet: never do it again, ask
     │   ├── Parked               it waits for an operator
@@ -102,6 +103,10 @@ class TurnedAway(Refused):
 
 class VotedNo(Refused):
     """A participant refused to commit its branch, so everything was rolled back."""
+
+
+class Unheard(Refused):
+    """The saga has ended, or never was: nobody hears what it is sent."""
 
 
 class Compensated(Refused):

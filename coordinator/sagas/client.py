@@ -18,8 +18,8 @@ from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
 from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, hear, refused_cancel, say
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
-from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced
-from coordinator.gids import RANDOM_BYTES, new_gid
+from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced, Unheard
+from coordinator.gids import RANDOM_BYTES, new_gid, valid_gid
 from coordinator.keys import check_key
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import Phase, SagaState
@@ -154,14 +154,19 @@ class Sagas:
         return SagaHandle(loaded.gid, pinned, self, pinned.identity == loaded.definition)
 
     async def send(self, gid: str, name: str, payload: Any) -> None:
-        """Send a signal of a step. Raises `Refused` where the saga has ended, or never was, and for a steering one."""
-        if name.startswith(CONTROL):  # Whoever can send a signal, or a reply, is no operator by that.
-            raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}: {name!r}", gid=gid)
+        """Send a signal of a step.
+
+        Raises `Unheard` where the saga has ended, or never was, and `InvalidDefinition` for what is no signal of one.
+        """
+        if name.startswith(CONTROL) or "\0" in name:  # Whoever can send a signal, or a reply, is no operator by that.
+            raise InvalidDefinition(
+                f"a signal's name has no NUL, and does not begin with {CONTROL!r}: {name!r}", gid=gid
+            )
         text = to_json(payload)
         if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):
-            raise Refused(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)
-        if not await self.engine.log.send(gid, name, text.decode()):
-            raise Refused(f"saga {gid} has ended, or never was: nobody hears {name!r}", gid=gid)
+            raise InvalidDefinition(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)
+        if not await self.engine.log.send(valid_gid(gid), name, text.decode()):
+            raise Unheard(f"saga {gid} has ended, or never was: nobody hears {name!r}", gid=gid)
         self.engine.listening.nudge(gid)
 
     async def say(self, gid: str, name: str, *, by: str, reason: str, step: str = "") -> None:

@@ -20,11 +20,11 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from coordinator.errors import KeyReused, Refused
+from coordinator.errors import InvalidDefinition, KeyReused, Unheard
 from coordinator.sagas.definition import CONTEXT, StepContext, StepDefinition, StepFunction, await_signal, step
 
 SAGA_HEADER, SIGNAL_HEADER = "saga-gid", "saga-signal"
-Headers = Iterable[tuple[str, bytes]]
+Headers = Iterable[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +85,26 @@ def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def return_address(headers: Headers) -> Mapping[str, bytes]:
     """The headers of a command that its reply has to carry. Empty where it is no saga's."""
-    return {name: value for name, value in headers if name in (SAGA_HEADER, SIGNAL_HEADER)}
+    return {name: value for name, value in headers if name in (SAGA_HEADER, SIGNAL_HEADER) and value is not None}
 
 
-async def deliver_reply(coordinator: Any, headers: Headers, value: bytes) -> bool:
-    """Hand a reply (JSON) to the saga that it is for; whether that still runs. May be called twice for one reply."""
+async def deliver_reply(coordinator: Any, headers: Headers, value: bytes | None) -> bool:
+    """Hand a reply to the saga that it is for: whether it is kept for it now. False: the saga has ended, or never was.
+
+    May be called twice for one reply. Raises `ValueError` for a record that will never be a reply: set it aside, and go
+    on. Whatever else is raised (`Unavailable` first of all) says nothing of the record: hand it over again.
+    """
     address = return_address(headers)
     if len(address) != 2:
-        raise Refused(f"a reply carries the headers {SAGA_HEADER!r} and {SIGNAL_HEADER!r} of its command")
+        raise ValueError(f"a reply carries the headers {SAGA_HEADER!r} and {SIGNAL_HEADER!r} of its command")
+    if value is None:
+        raise ValueError("a reply has a value: this is a tombstone")
+    gid, signal = address[SAGA_HEADER].decode(), address[SIGNAL_HEADER].decode()
+    payload = from_json(value, allow_inf_nan=False)  # NaN and Infinity are no JSON, and no journal takes them.
     try:
-        await coordinator.sagas.send(address[SAGA_HEADER].decode(), address[SIGNAL_HEADER].decode(), from_json(value))
-    except Refused:
+        await coordinator.sagas.send(gid, signal, payload)
+    except Unheard:
         return False
+    except InvalidDefinition as failure:
+        raise ValueError(f"it cannot be a reply: {failure}") from failure
     return True

@@ -6,9 +6,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import BaseModel
 
-from coordinator import Compensated, Coordinator, Parked, Refused, Settings
+from coordinator import Compensated, Coordinator, Parked, Settings
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
+from coordinator.limits import SAGA_SIGNAL_BYTES_MAX
 from coordinator.sagas import Command, Saga, command, deliver_reply, return_address, step
 from participants import Kafka, Postgres
 
@@ -136,7 +137,15 @@ async def test_a_saga_with_a_reply_of_another_type_can_be_undone(coordinator, to
             await handle.result()
 
 
-async def test_a_reply_without_its_command_s_address_is_refused(coordinator):
-    with pytest.raises(Refused, match="carries the headers"):
-        await deliver_reply(coordinator, [], b"{}")
-    assert not await deliver_reply(coordinator, [("saga-gid", b"unan:none"), ("saga-signal", b"x")], b"{}")
+@pytest.mark.parametrize(
+    "value", [b"NaN", b'{"receipt": Infinity}', b'"' + b"x" * SAGA_SIGNAL_BYTES_MAX + b'"'], ids=len
+)
+async def test_a_record_that_no_journal_takes_is_told_from_one_that_came_too_late(coordinator, topics, value):
+    """The saga still waits for its reply, and it comes."""
+    handle = await coordinator.start(saga_on(topics[0]), 21)
+    address = [("saga-gid", handle.gid.encode()), ("saga-signal", b"charge")]
+    with pytest.raises(ValueError, match=r"limit|expected value"):
+        await deliver_reply(coordinator, address, value)
+    assert await deliver_reply(coordinator, address, b'{"receipt": "paid 42"}')
+    assert (await handle.result()).outputs["note"] == "paid 42"
+    assert not await deliver_reply(coordinator, address, b'{"receipt": "paid 42"}')

@@ -1,10 +1,11 @@
-"""Replies that are handed to sagas: none of them steers one."""
+"""Replies that are handed to sagas: none of them steers one, and what is none is told from one that comes too late."""
 
 import asyncio
 
 import pytest
 
 from coordinator import Compensated, Coordinator, InvalidDefinition
+from coordinator.limits import SAGA_SIGNAL_BYTES_MAX
 from coordinator.sagas import Saga, await_signal, deliver_reply
 
 ORDER = Saga("order", await_signal("charge", within=60, of=int))
@@ -26,10 +27,48 @@ def address(gid, signal="charge"):
 async def test_a_reply_is_no_word_of_an_operator_s(coordinator, word):
     """Whoever may write to a topic could call sagas off otherwise, and no audit would know."""
     handle = await coordinator.start(ORDER)
+    with pytest.raises(ValueError, match="does not begin with '!'"):
+        await deliver_reply(coordinator, address(handle.gid, word), b'{"by": "", "reason": "by a reply"}')
     with pytest.raises(InvalidDefinition, match="does not begin with '!'"):
         await coordinator.sagas.send(handle.gid, word, {"by": "ada", "reason": "by a reply", "step": "charge"})
     assert await deliver_reply(coordinator, address(handle.gid), b"5")
     assert (await handle.result()).outputs["charge"] == 5
+
+
+GID = "unan:" + "0" * 26
+NO_REPLIES = {
+    "no headers": ([], b"5"),
+    "one header": (address(GID)[:1], b"5"),
+    "a header without a value": ([("saga-gid", None), ("saga-signal", b"charge")], b"5"),
+    "headers that are no text": ([("saga-gid", b"\xff"), ("saga-signal", b"charge")], b"5"),
+    "no gid": (address("unan:none"), b"5"),
+    "a signal with a NUL": (address(GID, "char\0ge"), b"5"),
+    "a tombstone": (address(GID), None),
+    "nothing": (address(GID), b""),
+    "no JSON": (address(GID), b"{"),
+    "no number": (address(GID), b"NaN"),
+    "an endless number": (address(GID), b'{"amount": -Infinity}'),
+    "more digits than are read": (address(GID), b"1" * 5_000),
+    "half of a pair": (address(GID), b'"\\ud800"'),
+    "too deep": (address(GID), b"[" * 1_000 + b"]" * 1_000),
+    "too long": (address(GID), b'"' + b"x" * SAGA_SIGNAL_BYTES_MAX + b'"'),
+}
+
+
+@pytest.mark.parametrize(("headers", "value"), NO_REPLIES.values(), ids=NO_REPLIES)
+async def test_a_record_that_is_no_reply_raises_what_the_consumer_sets_it_aside_for(coordinator, headers, value):
+    """Records of others stand in a topic too, and the next one is to be handed over all the same."""
+    with pytest.raises(ValueError, match=r"."):
+        await deliver_reply(coordinator, headers, value)
+
+
+async def test_a_reply_for_which_nobody_waits_any_more_is_no_error(coordinator):
+    """Its saga has ended, or there never was one; only these two are told so."""
+    handle = await coordinator.start(ORDER)
+    assert await deliver_reply(coordinator, address(handle.gid), b"5")
+    await handle.result()
+    assert not await deliver_reply(coordinator, address(handle.gid), b"5")
+    assert not await deliver_reply(coordinator, address(GID), b"5")
 
 
 @pytest.mark.parametrize("payload", ["5", "null", "[]", '"now"'])
