@@ -14,6 +14,11 @@ class Breakers:
     clock: Clock
     _by_name: dict[BranchName, Breaker] = field(default_factory=dict)
 
+    def allows(self, name: BranchName) -> bool:
+        """Whether *name* would be admitted now."""
+        breaker = self._by_name.get(name)
+        return breaker is None or breaker.allows(self.clock.monotonic_s())
+
     def admit(self, name: BranchName) -> bool:
         """Whether *name* may be called now. While it is open, the call that is admitted is the probe."""
         breaker = self._by_name.get(name)

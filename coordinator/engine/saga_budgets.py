@@ -57,8 +57,13 @@ class CallBudgets:
                 participant=participant,
             ) from late
         try:
-            await self._wait_for_rate(row, participant, until_s)
-            await self._wait_for_breaker(name, until_s)
+            while True:
+                await self._wait_for_breaker(name, until_s)
+                await self._wait_for_rate(
+                    row, participant, until_s
+                )  # After the breaker: else all that wait begin at once.
+                if self.breakers.admit(name):
+                    break
             if not again:
                 self.retries.attempted(name)
             try:
@@ -106,7 +111,7 @@ class CallBudgets:
             await self.clock.sleep(wait_s)
 
     async def _wait_for_breaker(self, name: BranchName, until_s: float) -> None:
-        while not self.breakers.admit(name):
+        while not self.breakers.allows(name):
             if self.clock.monotonic_s() > until_s:
                 raise CircuitOpen(f"{name} has failed repeatedly, and was not called", participant=name)
             await self.clock.sleep(self.chance.uniform(0, limits.BREAKER_REST_S / 4))

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 import pytest
 
@@ -29,6 +30,33 @@ class Steps:
     async def sleep(self, seconds):
         """At once."""
         self.now_s += seconds
+
+
+class Timeline(Steps):
+    """A clock for several who sleep: it goes on to the next who wakes up."""
+
+    def __init__(self):
+        super().__init__()
+        self._asleep = []
+
+    async def sleep(self, seconds):
+        """Until it is woken."""
+        woken = asyncio.get_running_loop().create_future()
+        self._asleep.append((self.now_s + seconds, woken))
+        await woken
+
+    async def until_done(self, *calls):
+        """Let time pass until all *calls* have ended; what they return."""
+        ended = asyncio.gather(*calls)
+        while not ended.done():
+            for _ in range(5):  # Whoever was woken does what there is to do now.
+                await asyncio.sleep(0)
+            if self._asleep:
+                first = min(self._asleep, key=lambda each: each[0])
+                self._asleep.remove(first)
+                self.now_s = max(self.now_s, first[0])
+                first[1].set_result(None)
+        return await ended
 
 
 def budgets(clock=None, **configured):
@@ -136,6 +164,27 @@ async def test_a_participant_is_called_as_often_as_it_may_be():
     with pytest.raises(Overloaded, match="as often as it may be"):
         async with one.turn("slow", again=False, within_s=0.01):
             raise AssertionError("it was called")
+
+
+async def test_a_participant_that_recovers_is_called_no_more_often_than_it_may_be():
+    """Those that waited for its breaker do not all begin when it closes."""
+    clock, begun = Timeline(), []
+    one = budgets(clock, slow=CallBudget(per_second=10))
+
+    async def call():
+        while True:
+            with suppress(Unavailable):
+                async with one.turn("slow", again=False, within_s=60):
+                    begun.append(clock.now_s)
+                    if clock.now_s < 5:
+                        raise Unavailable("down")
+                    return
+
+    await clock.until_done(*(call() for _ in range(40)))
+    in_a_second = [sum(start <= other < start + 1 for other in begun) for start in begun]
+    assert max(in_a_second) <= 11
+    assert sum(moment < 5 for moment in begun) <= BREAKER_CALLS_MIN + 3
+    assert begun[-1] < 15
 
 
 async def test_retries_cost_what_first_attempts_have_earned():
