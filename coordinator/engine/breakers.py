@@ -19,15 +19,15 @@ class Breakers:
         breaker = self._by_name.get(name)
         return breaker is None or breaker.allows(self.clock.monotonic_s())
 
-    def admit(self, name: BranchName) -> bool:
-        """Whether *name* may be called now. While it is open, the call that is admitted is the probe."""
+    def admit(self, name: BranchName, within_s: float = 0.0) -> bool:
+        """Whether *name* may be called now. While it is open, what is admitted is the probe, and ends *within_s*."""
         breaker = self._by_name.get(name)
         if breaker is None:
             return True
         now_s = self.clock.monotonic_s()
         if not breaker.allows(now_s):
             return False
-        self._by_name[name] = breaker.called(now_s)
+        self._by_name[name] = breaker.called(now_s, within_s)
         return True
 
     def succeeded(self, name: BranchName) -> None:

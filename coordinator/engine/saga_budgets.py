@@ -44,7 +44,8 @@ class CallBudgets:
     async def turn(self, participant: str, *, again: bool, within_s: float) -> AsyncIterator[None]:
         """A call of *participant* is the block, and may raise what it likes. *again*: it is no first attempt.
 
-        Raises `Overloaded` or `CircuitOpen` where its turn does not come *within_s*; nothing was called then.
+        Raises `Overloaded` or `CircuitOpen` where its turn does not come *within_s*; nothing was called then. The block
+        itself ends within as many seconds again, or is no longer counted as the one probe of an open breaker.
         """
         row, name = self._row(participant), BranchName(participant)
         until_s = self.clock.monotonic_s() + within_s
@@ -62,7 +63,7 @@ class CallBudgets:
                 await self._wait_for_rate(
                     row, participant, until_s
                 )  # After the breaker: else all that wait begin at once.
-                if self.breakers.admit(name):
+                if self.breakers.admit(name, within_s):
                     break
             if not again:
                 self.retries.attempted(name)

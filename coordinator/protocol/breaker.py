@@ -1,7 +1,8 @@
 """A circuit breaker as a pure value: a known outage should cost nothing.
 
-Closed while calls succeed; open once half of the last calls failed; then one probe at a time after a rest. Time is an
-argument, in seconds of any monotonic clock. (The pattern is M. Nygard's, "Release It!", chapter 5.)
+Closed while calls succeed; open once half of the last calls failed; then one probe after a rest. The next one is made
+when that has failed and another rest is over, or when its time is over without an answer. Time is an argument, in
+seconds of any monotonic clock. (The pattern is M. Nygard's, "Release It!", chapter 5.)
 """
 
 from dataclasses import dataclass, replace
@@ -20,9 +21,13 @@ class Breaker:
         """Whether a call may be made now: always when closed, and one probe when the rest is over."""
         return self.open_until_s is None or now_s >= self.open_until_s
 
-    def called(self, now_s: float) -> "Breaker":
-        """After a call has begun. While open it is the probe, and the next one may be made after another rest."""
-        return self if self.open_until_s is None else replace(self, open_until_s=now_s + BREAKER_REST_S)
+    def called(self, now_s: float, within_s: float = 0.0) -> "Breaker":
+        """After a call has begun. While open it is the probe: no other is made *within_s*, nor before a rest is over.
+
+        A failure, also of a call that had begun before it, makes it a rest from then on. It may never say how it ended,
+        so that is not waited for any longer.
+        """
+        return self if self.open_until_s is None else replace(self, open_until_s=now_s + max(BREAKER_REST_S, within_s))
 
     def succeeded(self) -> "Breaker":
         """After a call has succeeded: an open breaker closes."""

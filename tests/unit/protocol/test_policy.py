@@ -80,6 +80,18 @@ def test_the_breaker_opens_after_repeated_failures_probes_after_a_rest_and_close
     assert probing.succeeded().allows(limits.BREAKER_REST_S)
 
 
+def test_no_other_probe_is_made_while_one_may_still_be_answered():
+    """What hangs is not called again and again; and a probe that is never heard of keeps nobody out for ever."""
+    breaker = Breaker()
+    for _ in range(limits.BREAKER_CALLS_MIN):
+        breaker = breaker.failed(0.0)
+    probing = breaker.called(10.0, within_s=30.0)
+    assert not probing.allows(39.9)
+    assert probing.allows(40.0)
+    assert probing.failed(11.0).allows(11.0 + limits.BREAKER_REST_S)
+    assert probing.succeeded().allows(11.0)
+
+
 def test_a_few_failures_among_many_successes_do_not_open_the_breaker():
     """Half of the recent calls must have failed."""
     breaker = Breaker()

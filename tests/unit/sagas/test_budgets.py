@@ -142,6 +142,21 @@ async def test_a_breaker_that_stays_open_is_said_and_one_that_closes_lets_calls_
         pass
 
 
+async def test_while_a_probe_hangs_no_other_is_made():
+    """It may take as long as its call may; whoever waits meanwhile is told that the breaker is open."""
+    one = budgets()
+    for _ in range(BREAKER_CALLS_MIN):
+        with pytest.raises(Unavailable):
+            async with one.turn("slow", again=False, within_s=30):
+                raise Unavailable("down")
+    async with one.turn("slow", again=False, within_s=30):
+        with pytest.raises(CircuitOpen):
+            async with one.turn("slow", again=False, within_s=20):
+                raise AssertionError("it was called")
+    async with one.turn("slow", again=False, within_s=0.001):
+        pass
+
+
 async def test_what_waits_too_long_for_a_place_is_told_so_and_takes_none():
     """Nothing happened, and it may be asked again."""
     one = budgets(SystemClock(), slow=CallBudget(in_flight=1))
