@@ -38,14 +38,18 @@ _NEVER = tuple(
         "::/128",
         "fe80::/10",
         "fec0::/10",
-        "fd00:ec2::254/128",
+        "fd00:42::42/128",
+        "fd00:ec2::/32",
         "fd20:ce::254/128",
         "ff00::/8",
     )
 )
 # IPv4 addresses in the clothes of IPv6: which bits of them are the IPv4 address, from the right.
 _EMBEDDED = ((ip_network("::/96"), 0), (ip_network("64:ff9b::/96"), 0), (ip_network("2002::/16"), 80))
-_NO_HOSTS = (ip_network("2001::/32"), ip_network("64:ff9b:1::/48"))
+# Those that nobody has for a service, so none is allowed: Teredo, NAT64 in one network, and IPv4-translated (RFC 2765).
+_NO_HOSTS = (ip_network("2001::/32"), ip_network("64:ff9b:1::/48"), ip_network("::ffff:0:0:0/96"))
+# Nor ISATAP's (RFC 5214, section 6.1), in any network: they are told by the upper half of the interface's id.
+_ISATAP, _ISATAP_MASK = 0x00005EFE, 0xFDFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Allowed:
 
     def allows(self, address: Address) -> bool:
         """Whether a request may go there."""
-        if any(_within(address, network) for network in (*_NEVER, *_NO_HOSTS)):
+        if any(_within(address, network) for network in (*_NEVER, *_NO_HOSTS)) or _is_isatap(address):
             return False
         inner = _embedded(address)
         if inner is not None and not self.allows(inner):
@@ -134,6 +138,10 @@ def _embedded(address: Address) -> IPv4Address | None:
         if address in network:
             return IPv4Address((int(address) >> shift) & 0xFFFFFFFF)
     return None
+
+
+def _is_isatap(address: Address) -> bool:
+    return address.version == 6 and (int(address) >> 32) & _ISATAP_MASK == _ISATAP
 
 
 def _within(address: Address, network: Network) -> bool:

@@ -140,6 +140,16 @@ http://[64:ff9b::a9fe:a9fe]
 http://[2002:a9fe:a9fe::]
 http://[fd00:ec2::254]
 http://[fd20:ce::254]
+http://[fd00:ec2::23]
+http://[fd00:42::42]
+http://[::ffff:0:a9fe:a9fe]
+http://[::ffff:0:169.254.169.254]
+http://[64:ff9b:1::a9fe:a9fe]
+http://[64:ff9b:1:a9fe:a9:fe00::]
+http://[2001:0:4136:e378:8000:63bf:5601:5601]
+http://[2606:4700::5efe:a9fe:a9fe]
+http://[2606:4700::200:5efe:a9fe:a9fe]
+http://[::a9fe:a9fe]
 http://100.100.100.200
 http://168.63.129.16
 http://192.0.0.192
@@ -248,7 +258,9 @@ def test_a_usual_path_is_taken(path):
     assert checked_path(path) == path
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "2606:4700::5eff:1:2", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+)
 def test_the_public_internet_is_allowed(address):
     assert Allowed().allows(ip_address(address))
 
@@ -265,7 +277,11 @@ def test_a_private_network_is_allowed_where_it_is_listed_and_in_no_disguise_else
 @pytest.mark.parametrize(
     "address",
     ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "0.0.0.0", "::",
-     "224.0.0.1", "100.100.100.200", "168.63.129.16", "2002:a9fe:a9fe::", "2001:0:7f00:1::"],
+     "224.0.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192", "2002:a9fe:a9fe::", "2001:0:7f00:1::",
+     "fd00:ec2::23", "fd00:ec2::123", "fd00:ec2::253", "fd00:42::42", "fd20:ce::254", "::a9fe:a9fe", "::6464:64c8",
+     "::ffff:0:a9fe:a9fe", "::ffff:0:169.254.170.23", "::ffff:100.100.100.200", "64:ff9b::a9fe:a9fe",
+     "64:ff9b::168.63.129.16", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::", "2002:6464:64c8::1",
+     "2001:0:4136:e378:8000:63bf:5601:5601", "fd00::5efe:a9fe:a9fe", "2606:4700::200:5efe:a9fe:a9fe"],
 )  # fmt: skip
 def test_metadata_services_are_never_allowed_whatever_is_listed(address):
-    assert not Allowed.of(["0.0.0.0/0", "::/0"]).allows(ip_address(address))
+    assert not Allowed.of(["0.0.0.0/0", "::/0", "fd00::/8"]).allows(ip_address(address))
