@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from coordinator import limits
@@ -41,9 +41,11 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
         seconds = float(value[:9])
     else:
         try:
-            seconds = (parsedate_to_datetime(value) - now).total_seconds()
-        except (TypeError, ValueError):
+            until = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):  # The second for a zone that is too far away.
             return None
+        # Without a zone it is UTC, as HTTP has it; -0000 is UTC too, of nobody knows where (RFC 5322, section 3.3).
+        seconds = ((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds()
     return min(max(seconds, 0.0), limits.RETRY_AFTER_MAX_S)
 
 

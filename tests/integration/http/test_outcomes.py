@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.errors import Disconnected, InDoubt, Misconfigured, Overloaded, Refused, Unavailable
 from participants.http import Delivery, Key, Verifier
+from participants.http.answers import retry_after_s
 from participants.http.service import Bounds, Service
 from tests.integration.http.server import Answers, message, serving
 
@@ -92,6 +93,16 @@ async def test_retry_after_may_be_a_date():
     with pytest.raises(Overloaded) as raised:
         await asked((429, {"Retry-After": date}, b""), now=lambda: at)
     assert raised.value.retry_after_s == 40.0
+
+
+@pytest.mark.parametrize(
+    ("zone", "seconds"),
+    [("GMT", 40.0), ("-0000", 40.0), ("+0000", 40.0), ("", 40.0), ("+0100", 0.0), ("+99999999999999999999", None)],
+)
+def test_the_zone_of_a_retry_after_is_understood_or_passed_over(zone, seconds):
+    """A service that writes it otherwise than HTTP has it says what it means, or nothing; the answer is understood."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert retry_after_s(f"Thu, 01 Jan 2026 00:00:40 {zone}", at) == seconds
 
 
 @pytest.mark.parametrize(
