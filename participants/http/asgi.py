@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from coordinator.errors import Refused
 from participants.http.signing import SIGNED, Delivery, Forged, Verifier
@@ -25,6 +26,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _DELIVERY = "unanimity.delivery"
+_IN_PATHS = "/~!$&'()*+,;=:@"
+"""What stands in a path as it is (RFC 3986, section 3.3), besides letters, digits and -._"""
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
@@ -65,10 +68,7 @@ class SignedRequests:
         try:
             headers = _headers(scope)
             body = await self._body(headers, receive)
-            path = scope["raw_path"].decode("ascii") + (
-                "?" + scope["query_string"].decode() if scope["query_string"] else ""
-            )
-            scope[_DELIVERY] = self._verifier.verify(scope["method"], path, headers, body, self._now())
+            scope[_DELIVERY] = self._verifier.verify(scope["method"], _path(scope), headers, body, self._now())
             self._refuse_deep(body)
         except Forged as forged:
             await _answer(send, 401, str(forged))
@@ -117,6 +117,17 @@ def _headers(scope: Scope) -> MutableMapping[str, str]:
             raise Forged(f"the request has the header {name} twice")
         headers[name] = value.decode("latin-1")
     return headers
+
+
+def _path(scope: Scope) -> str:
+    """As it was sent, with its query; or as it would have been, where the server does not say, as ASGI lets it.
+
+    (What was sent is not known then of a path with %2F in it, say: such a request is not let in.)
+    """
+    raw = scope.get("raw_path")
+    path = quote(scope["path"], safe=_IN_PATHS) if raw is None else raw.decode("latin-1")
+    query = scope.get("query_string", b"").decode("latin-1")
+    return f"{path}?{query}" if query else path
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

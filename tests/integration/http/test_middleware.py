@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from urllib.parse import unquote
 
 import aiohttp
 import pytest
@@ -100,3 +101,26 @@ async def test_an_open_path_is_open_and_tells_nothing_of_a_delivery():
             async with session.get(f"http://127.0.0.1:{port}{path}") as answer:
                 assert answer.status == status, path
     assert app.seen == [(None, b"")]
+
+
+@pytest.mark.parametrize("path", ["/charge", "/a%20b/%C3%A4?c=%20", "/v1/a:b@c;d=(e)*!$&'+,=~"])
+@pytest.mark.parametrize("told", ["raw_path", "nothing"])
+async def test_a_server_may_leave_the_raw_path_out(path, told):
+    """It is optional in ASGI; what was signed is made out of the path then."""
+    app, answers = Application(), []
+    path_only, _, query = path.partition("?")
+    scope = {"type": "http", "method": "POST", "path": unquote(path_only), "query_string": query.encode()}
+    signed = signed_headers(KEY, DELIVERY, "POST", path, b"{}", int(time.time()))
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in signed.items()]
+    if told == "raw_path":
+        scope["raw_path"] = path_only.encode()
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message):
+        answers.append(message)
+
+    await SignedRequests(app, Verifier([KEY]))(scope, receive, send)
+    assert answers[0]["status"] == 200
+    assert app.seen == [(DELIVERY, b"{}")]
