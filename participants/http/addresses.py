@@ -19,7 +19,7 @@ _ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _PATH = re.compile(
-    r"/(?!/)(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-F]{2})*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*)?", re.ASCII
+    r"/(?!/)(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-F]{2})*(?:\?[A-Za-z0-9._~!$&'()*+,;=:@/?%-]+)?", re.ASCII
 )
 _DOTS = re.compile(r"(?:^|/)(?:\.|%2E){1,2}(?:/|$)", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
@@ -95,7 +95,10 @@ class Origin:
 
 
 def checked_path(path: str) -> str:
-    """*path*, with its query if it has one. Raises `Misconfigured` where it could be read as something else."""
+    """*path*, with its query if it has one. Raises `Misconfigured` where it could be read as something else.
+
+    An empty query (`/charge?`) is dropped on the way by some, so what arrives would not be what was signed.
+    """
     if not _PATH.fullmatch(path) or _DOTS.search(path.partition("?")[0]):
         raise Misconfigured(f"the path of a service begins with one /, and needs no interpretation; not {path[:80]!r}")
     return path

@@ -244,7 +244,7 @@ def test_a_usual_url_is_understood(url, origin):
 
 
 @pytest.mark.parametrize(
-    "path", [*(path for path in PATHS if path), "", "/a\nb", "/a\tb", "/a\0", "/a\u202e"], ids=ascii
+    "path", [*(path for path in PATHS if path), "", "/charge?", "/?", "/a\nb", "/a\tb", "/a\0", "/a\u202e"], ids=ascii
 )
 def test_a_path_that_could_be_read_as_something_else_is_refused(path):
     with pytest.raises(Misconfigured):
