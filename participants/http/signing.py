@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from coordinator.errors import Misconfigured, Refused
+from coordinator.errors import InvalidDefinition, Misconfigured, Refused
 
 VERSION = "unanimity-1"
 TIME, KEY, SIGNATURE = "unanimity-time", "unanimity-key", "unanimity-signature"
@@ -73,7 +73,12 @@ class Delivery:
 
 
 def signed_headers(key: Key, delivery: Delivery, method: str, path: str, body: bytes, at: int) -> dict[str, str]:
-    """The headers of a request that is sent at *at*, in seconds of Unix time."""
+    """The headers of a request that is sent at *at*, in seconds of Unix time.
+
+    Raises `InvalidDefinition` for a gid that no header can carry as it is.
+    """
+    if not _VISIBLE.fullmatch(delivery.gid):
+        raise InvalidDefinition(f"a gid that is sent is printable ASCII without spaces, unlike {delivery.gid!r}")
     headers = {
         TIME: str(at),
         KEY: key.name,

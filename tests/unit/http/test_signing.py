@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.errors import Misconfigured
+from coordinator.errors import InvalidDefinition, Misconfigured
 from participants.http import Delivery, Forged, Key, Verifier
 from participants.http.signing import signed_headers
 
@@ -27,6 +27,14 @@ def test_what_was_signed_is_let_in_and_tells_what_it_is_about():
 def test_a_step_with_any_name_travels():
     delivery = Delivery(gid="g", step="zahlen: ä/ö\n", direction="compensation")
     assert verify(signed(delivery)) == delivery
+
+
+@pytest.mark.parametrize("gid", ["", "a b", "a\r\nX: 1", "a\n", "a\0", "\u00e4", "a\x7f", "a" * 501], ids=ascii)
+def test_a_gid_that_no_header_carries_as_it_is_is_refused_by_its_name(gid):
+    """An HTTP library would say something of its own, or send what the service reads otherwise."""
+    with pytest.raises(InvalidDefinition, match="a gid that is sent") as refused:
+        signed(Delivery(gid=gid, step="charge", direction="action"))
+    assert repr(gid) in str(refused.value)
 
 
 @pytest.mark.parametrize("change", [{"method": "PUT"}, {"path": "/charge?a=c"}, {"path": "/charge"}, {"body": b"{}"}])
