@@ -3,8 +3,10 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from ssl import SSLCertVerificationError, SSLContext
+from threading import Thread
 from typing import Any
 
 import aiohttp
@@ -14,6 +16,7 @@ from coordinator.errors import Misconfigured
 from participants.http.addresses import Allowed, Origin
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+_LOOKUPS_AT_ONCE = 4
 # Servers close idle connections, many after five seconds; a request that meets that moment has an unknown outcome.
 _IDLE_S = 4.0
 _LINE_BYTES_MAX = 8190
@@ -25,18 +28,49 @@ class ForbiddenAddress(Misconfigured):
     """The name of a service has an address where no request may go."""
 
 
-async def system_resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of *host*, as this machine knows them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
+class SystemNames:
+    """The addresses of names, as this machine knows them: looked up by a few threads of one service's own.
+
+    A name that hangs takes as many threads as there are and no more, and those are its own service's: nobody else waits
+    for them, neither another service nor, since they are daemons, a process that ends. (A lookup cannot be called off.)
+    """
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """Raises `OSError` where there are none."""
+        await self._places.acquire()
+        found: asyncio.Future[Sequence[str]] = asyncio.get_running_loop().create_future()
+        Thread(target=self._look, args=(host, port, found), name=f"names of {host}", daemon=True).start()
+        return await found
+
+    def _look(self, host: str, port: int, found: "asyncio.Future[Sequence[str]]") -> None:
+        said: Sequence[str] | Exception
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            said = [str(sockaddr[0]) for _, _, _, _, sockaddr in answers]
+        except Exception as failure:  # noqa: BLE001 - it is raised where the name is asked for.
+            said = failure
+        with suppress(RuntimeError):  # The loop may be closed by now.
+            found.get_loop().call_soon_threadsafe(self._told, said, found)
+
+    def _told(self, said: Sequence[str] | Exception, found: "asyncio.Future[Sequence[str]]") -> None:
+        self._places.release()
+        if found.done():  # Nobody waits any more.
+            return
+        if isinstance(said, Exception):
+            found.set_exception(said)
+        else:
+            found.set_result(said)
 
 
 def open_session(
-    allowed: Allowed, resolve: Resolve, *, connections: int, tls: SSLContext | None
+    allowed: Allowed, resolve: Resolve | None, *, connections: int, tls: SSLContext | None
 ) -> aiohttp.ClientSession:
-    """A session that has no cookies, reads no environment and unpacks nothing."""
+    """A session that has no cookies, reads no environment and unpacks nothing. Without *resolve* it asks the system."""
     connector = aiohttp.TCPConnector(
-        resolver=_CheckedResolver(allowed, resolve),
+        resolver=_CheckedResolver(allowed, resolve or SystemNames()),
         use_dns_cache=False,
         socket_factory=_CheckedSockets(allowed),
         limit=connections,

@@ -37,7 +37,7 @@ from coordinator.sagas.definition import CONTEXT, REQUEST, StepContext
 from coordinator.telemetry.context import current_headers
 from participants.http.addresses import Allowed, Origin, checked_path
 from participants.http.answers import failure_of
-from participants.http.connections import Resolve, open_session, refuse_literal, system_resolve, why_unreached
+from participants.http.connections import Resolve, open_session, refuse_literal, why_unreached
 from participants.http.signing import Delivery, Key, signed_headers
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Service:
         bounds: Bounds | None = None,
         tls: SSLContext | None = None,
         insecure: bool = False,
-        resolve: Resolve = system_resolve,
+        resolve: Resolve | None = None,
         now: Callable[[], datetime] = _wall_clock,
     ) -> None:
         self.name = name
