@@ -9,6 +9,13 @@ from participants.http.subject import Answer, Subject, expect, fresh
 
 _AT_ONCE = 8
 _OLD_S = 2 * WINDOW_S
+# Headers that are sent twice, and what stands in the other one.
+_DOUBLED = {
+    "unanimity-gid": "contract-other",
+    "unanimity-direction": "compensation",
+    "idempotency-key": "other",
+    "unanimity-signature": "0" * 64,
+}
 
 
 async def a_signed_action_is_done_once(subject: Subject) -> None:
@@ -38,8 +45,18 @@ async def a_forged_request_is_not_let_in(subject: Subject) -> None:
     for how, change in forgeries.items():
         delivery = fresh()
         answer = await subject.send(delivery, **change)  # type: ignore[arg-type]
-        expect(answer.refused, f"a request {how} is answered with 401", answer)
+        expect(answer.turned_away, f"a request {how} is answered with 401", answer)
         await subject.expect_effects(delivery, 0, f"after a request {how}")
+
+
+async def a_request_with_a_header_that_is_there_twice_is_not_let_in(subject: Subject) -> None:
+    """What looks at the signature might take one of the two, and what acts upon it the other."""
+    for name, value in _DOUBLED.items():
+        for where in ("before", "after"):
+            delivery = fresh()
+            answer = await subject.send(delivery, **{where: {name: value}})  # type: ignore[arg-type]
+            expect(answer.turned_away, f"a request with another {name} {where} its own is answered with 401", answer)
+            await subject.expect_effects(delivery, 0, f"after a request with another {name} {where} its own")
 
 
 async def a_signature_of_an_action_is_none_of_a_compensation(subject: Subject) -> None:
@@ -47,7 +64,7 @@ async def a_signature_of_an_action_is_none_of_a_compensation(subject: Subject) -
     delivery = fresh()
     expect((await subject.send(delivery)).done, "a signed action is done", Answer(0, b""))
     answer = await subject.send(delivery, path=subject.undo)
-    expect(answer.refused, "an action that is sent to the path of its compensation is answered with 401", answer)
+    expect(answer.turned_away, "an action that is sent to the path of its compensation is answered with 401", answer)
     await subject.expect_effects(delivery, 1, "after an action was sent to the path of its compensation")
 
 
@@ -56,7 +73,7 @@ async def an_old_request_is_not_let_in(subject: Subject) -> None:
     for age_s in (_OLD_S, -_OLD_S):
         delivery = fresh()
         answer = await subject.send(delivery, age_s=age_s)
-        expect(answer.refused, f"a request that was signed {age_s} s ago is answered with 401", answer)
+        expect(answer.turned_away, f"a request that was signed {age_s} s ago is answered with 401", answer)
         await subject.expect_effects(delivery, 0, f"after a request that was signed {age_s} s ago")
     delivery = fresh()
     answer = await subject.send(delivery, age_s=WINDOW_S - 60)
@@ -165,6 +182,7 @@ async def a_refusal_stays_one_and_leaves_nothing_to_undo(subject: Subject) -> No
 CHECKS = (
     a_signed_action_is_done_once,
     a_forged_request_is_not_let_in,
+    a_request_with_a_header_that_is_there_twice_is_not_let_in,
     a_signature_of_an_action_is_none_of_a_compensation,
     an_old_request_is_not_let_in,
     a_duplicate_has_no_effect_and_gets_the_first_answer,

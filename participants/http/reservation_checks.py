@@ -14,6 +14,7 @@ from participants.http.subject import Answer, Subject, Wrong, expect, fresh
 
 _AT_ONCE = 8
 _AGE_MAX_S = 3600.0
+_OTHER_GID = {"unanimity-gid": "contract-other"}
 
 
 def _ended(answer: Answer) -> str | None:
@@ -158,8 +159,10 @@ async def a_forged_request_about_a_reservation_is_not_let_in(subject: Subject) -
             "signed for another path": await subject.send(
                 delivery, body, path=subject.path_of("confirm") + "?forged=1"
             ),
+            "with another gid before its own": await subject.send(delivery, body, before=_OTHER_GID),
+            "with another gid after its own": await subject.send(delivery, body, after=_OTHER_GID),
         }.items():
-            expect(answer.refused, f"a {direction} {how} is answered with 401", answer)
+            expect(answer.turned_away, f"a {direction} {how} is answered with 401", answer)
     await subject.expect_effects(tried, 0, "after forged requests about a reservation")
     await _expect_held(subject, tried, True, "after forged requests about a reservation")
     await _end(subject, tried, "cancel", None, "a cancellation")

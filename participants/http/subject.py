@@ -37,6 +37,11 @@ class Answer:
         """Whether it is a no that stays one."""
         return 400 <= self.status < 500 and self.status not in (408, *_AGAIN)
 
+    @property
+    def turned_away(self) -> bool:
+        """Whether it says that the request is not the coordinator's."""
+        return self.status == 401
+
     def __str__(self) -> str:
         return f"{self.status} {self.body[:80]!r}"
 
@@ -78,10 +83,15 @@ class Subject:
         key: Key | None = None,
         age_s: int = 0,
         changed: Mapping[str, str | None] | None = None,
+        before: Mapping[str, str] | None = None,
+        after: Mapping[str, str] | None = None,
         sent_body: bytes | None = None,
         path: str | None = None,
     ) -> Answer:
-        """Sign and send; then again while it is asked for more time. *changed* are headers other than were signed."""
+        """Sign and send; then again while it is asked for more time.
+
+        *changed* are headers other than were signed; *before* and *after* are sent beside those that were.
+        """
         signed_path = self.path_of(delivery.direction)
         content = self.body if body is None else body
         for _ in range(_ASKED_MAX):
@@ -89,10 +99,11 @@ class Subject:
             signed = signed_headers(key or self.key, delivery, "POST", signed_path, content, at)
             headers = {name: value for name, value in {**signed, **(changed or {})}.items() if value is not None}
             headers["Content-Type"] = "application/json"
+            lines = [*(before or {}).items(), *headers.items(), *(after or {}).items()]
             async with self.session.post(
                 f"{self.url}{path or signed_path}",
                 data=content if sent_body is None else sent_body,
-                headers=headers,
+                headers=lines,
                 allow_redirects=False,
             ) as answer:
                 found = Answer(answer.status, await answer.read())

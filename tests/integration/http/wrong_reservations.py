@@ -7,11 +7,15 @@ from urllib.parse import parse_qs
 
 from participants.http import Key, SignedRequests, Verifier
 from tests.integration.http.server import whole
+from tests.integration.http.wrong_services import Around
 
 FLAWS = {
     "lets everybody in": "forged",
     "lists to everybody": "forged",
     "does not sign the path": "forged",
+    "answers what is forged with 404": "forged",
+    "takes the first of two headers": "forged",
+    "takes the last of two headers": "forged",
     "reserves at every try": "duplicate of a try",
     "answers a duplicate with 409": "duplicate of a try",
     "confirms twice": "is one effect",
@@ -127,4 +131,4 @@ def service(key: Key, flaw=None):
         return app
     open_paths = ["/effects", *(["/r/pending"] if flaw == "lists to everybody" else [])]
     verifier = (_NoPath if flaw == "does not sign the path" else Verifier)([key])
-    return SignedRequests(app, verifier, open_paths=open_paths)
+    return Around(SignedRequests(app, verifier, open_paths=open_paths), flaw)

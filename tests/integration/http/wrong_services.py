@@ -14,6 +14,9 @@ from participants.http.asgi import _DELIVERY
 FLAWS = {
     "lets everybody in": "forged",
     "does not look at the body's hash": "forged",
+    "answers what is forged with 404": "forged",
+    "takes the first of two headers": "header that is there twice",
+    "takes the last of two headers": "header that is there twice",
     "does not look at the time": "old request",
     "does not sign the path": "signature of an action",
     "dedupes by attempt": "duplicate has no effect",
@@ -160,6 +163,25 @@ class _Unverified:
         await self.app(scope, receive, send)
 
 
+class Around:
+    """What stands before an application that keeps the rules, and makes it break one."""
+
+    def __init__(self, app, flaw):
+        self.app, self.flaw = app, flaw
+
+    async def __call__(self, scope, receive, send):
+        if self.flaw == "takes the last of two headers":
+            scope["headers"] = list(dict(scope["headers"]).items())
+        if self.flaw == "takes the first of two headers":
+            scope["headers"] = list(dict(reversed(scope["headers"])).items())
+
+        async def hide(message):
+            hidden = self.flaw == "answers what is forged with 404" and message.get("status") == 401
+            await send({**message, "status": 404} if hidden else message)
+
+        await self.app(scope, receive, hide)
+
+
 def service(key: Key, flaw=None):
     """The application, with *flaw* if one is given."""
     app = InMemory(flaw)
@@ -167,4 +189,4 @@ def service(key: Key, flaw=None):
         return _Unverified(app)
     kind = {"does not sign the path": _NoPath, "does not look at the body's hash": _NoBody}.get(flaw, Verifier)
     window_s = 10**9 if flaw == "does not look at the time" else 300
-    return SignedRequests(app, kind([key], window_s=window_s), open_paths=["/effects"], now=time.time)
+    return Around(SignedRequests(app, kind([key], window_s=window_s), open_paths=["/effects"], now=time.time), flaw)
