@@ -97,6 +97,17 @@ async def test_what_a_process_left_that_never_decided_is_cancelled(coordinator, 
     assert await counted(service) == (0, 0)
 
 
+async def test_what_is_pending_under_another_prefix_is_left_to_whoever_has_it(coordinator, service):
+    """Its journal is another one, so that this one has no record of it means nothing."""
+    ours, theirs = fresh_gid(), "orders:" + fresh_gid().partition(":")[2]
+    await service.attempt(theirs, "one")
+    await service.attempt(ours, "one")
+    async with asyncio.timeout(20):
+        while ours in (pending := {gid for gid, _ in await service.pending()}):  # noqa: ASYNC110 - the sweep ends it.
+            await asyncio.sleep(0.05)
+    assert pending == {theirs}
+
+
 @pytest.mark.parametrize("cell", list(Cell))
 @pytest.mark.parametrize("point", TCC_POINTS)
 async def test_a_fault_at_the_boundary_tears_nothing(coordinator, service, point, cell):
