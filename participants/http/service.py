@@ -154,7 +154,7 @@ class Service:
                 return "done", read.validate_python(told.get("output"))
             return told.get("status")
 
-        return _described(status, ask.__name__, inspect.signature(ask).parameters, dict(ask.__annotations__))
+        return self._described(status, ask.__name__, inspect.signature(ask).parameters, dict(ask.__annotations__))
 
     async def send(self, path: str, content: bytes, delivery: Delivery) -> bytes:
         """Post *content*, signed, and return the body of a 2xx answer; raises what any other answer means."""
@@ -214,9 +214,18 @@ class Service:
             answer = await self.send(path, content, _delivery(context))
             return None if read is None else self._read(read, answer)
 
-        described = _described(call, name or _last_part(path), parameters, hints)
-        described.participant = self.name  # type: ignore[attr-defined]  # A step without one takes it from here.
-        return described
+        return self._described(call, name or _last_part(path), parameters, hints)
+
+    def _described(
+        self, call: Step, name: str, parameters: Mapping[str, inspect.Parameter], hints: dict[str, Any]
+    ) -> Step:
+        """*call*, with the signature that a saga reads where its arguments come from and how its output is stored."""
+        taken = [_parameter(each) for each in dict.fromkeys((*parameters, CONTEXT))]
+        call.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]  # `inspect.signature` looks at it.
+        call.__annotations__ = {each: hint for each, hint in hints.items() if each in ("return", *parameters)}
+        call.__name__ = name
+        call.participant = self.name  # type: ignore[attr-defined]  # A step without one takes it from here.
+        return call
 
     def _read(self, read: TypeAdapter[Any], body: bytes) -> Any:
         """An answer that cannot be read is one of a step that was done, whose output nobody knows."""
@@ -268,15 +277,6 @@ def _delivery(context: StepContext) -> Delivery:
         attempt=context.attempt,
         term=context.term,
     )
-
-
-def _described(call: Step, name: str, parameters: Mapping[str, inspect.Parameter], hints: dict[str, Any]) -> Step:
-    """*call*, with the signature that a saga reads where its arguments come from and how its output is stored."""
-    taken = [_parameter(each) for each in dict.fromkeys((*parameters, CONTEXT))]
-    call.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]  # What `inspect.signature` looks at.
-    call.__annotations__ = {each: hint for each, hint in hints.items() if each in ("return", *parameters)}
-    call.__name__ = name
-    return call
 
 
 def _parameter(name: str) -> inspect.Parameter:

@@ -123,6 +123,14 @@ def test_this_machine_is_called_without_tls_and_https_is_no_warning(url, caplog)
     assert not caplog.records
 
 
+def test_whatever_a_service_is_asked_says_whose_it_is():
+    """An action, its compensation, and the question what became of it: calls are counted by it."""
+    payments = Service("payments", "https://payments.internal", KEY)
+    asked = [payments.action("/charge"), payments.compensation("/charge/undo"), payments.status("/charge/status")]
+    assert [each.participant for each in asked] == ["payments"] * 3
+    assert [each.__name__ for each in asked] == ["charge", "undo", "status"]
+
+
 async def test_where_nobody_listens_nothing_happened():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
