@@ -51,6 +51,14 @@ def issued_at(gid: Gid) -> datetime:
     return _EPOCH + milliseconds * _MILLISECOND
 
 
+def made_at(text: str) -> datetime | None:
+    """When *text* was made, where it looks like an id of ours; None where it does not, and so tells no time."""
+    try:
+        return issued_at(Gid(text)) if _GID.match(text) else None
+    except OverflowError:  # Its time is in no calendar: somebody else's id may look like ours.
+        return None
+
+
 @lru_cache(maxsize=2)
 def _time(milliseconds: int) -> str:
     """In base 32. (A busy process makes many ids within a millisecond.)"""

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
-from coordinator import KeyReused, Refused, Replaced, Unavailable
+from coordinator import InDoubt, KeyReused, Refused, Replaced, Unavailable
 from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.http import delivery_of
 
@@ -47,6 +47,8 @@ async def guarded(
         return _says(422, str(reused))
     except (Refused, Replaced) as refused:
         return _says(409, str(refused))
+    except InDoubt as doubt:  # Nothing else says "ask again, and then ask a person".
+        return _says(500, str(doubt))
     except _TRY_AGAIN:
         return JSONResponse({"reason": "another transaction was in the way"}, 503, {"Retry-After": "0"})
 

@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import Conflict, Refused
+from coordinator import limits
+from coordinator.errors import Conflict, InvalidDefinition, Refused
 from coordinator.faults.points import boundary
+from coordinator.gids import made_at
 from coordinator.schema import apply, queries
 from participants.barrier.decision import (
     Call,
@@ -25,6 +27,7 @@ from participants.barrier.decision import (
     State,
     Verdict,
     decide,
+    forgotten,
     settled,
     standing,
 )
@@ -32,6 +35,7 @@ from participants.barrier.drivers import Asyncpg, Driver
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
 RETENTION_S = 7 * 24 * 3600.0
+"""How long a step is remembered, unless it is said otherwise: longer than the longest saga, or its undo is in doubt."""
 _PURGE_BATCH = 1000
 _LOOKS_MAX = 5
 
@@ -51,11 +55,14 @@ class Passage:
 class Barrier:
     """The deliveries that one *scope* (a service, a consumer, a tenant's endpoint) has let pass.
 
-    *driver* is that of the connections: `Asyncpg()`, `SqlAlchemy()` or `Psycopg()`.
+    *driver* is that of the connections: `Asyncpg()`, `SqlAlchemy()` or `Psycopg()`. *retention_s* is how long a step is
+    remembered after its last delivery, the same in every process of the scope. What is not here was never here only
+    where its transaction is younger than that (by the time in an id of ours; any other id is taken for young).
     """
 
-    def __init__(self, scope: str, driver: Driver | None = None) -> None:
+    def __init__(self, scope: str, driver: Driver | None = None, *, retention_s: float = RETENTION_S) -> None:
         self.scope = scope
+        self.retention_s = retention_s
         self._driver = driver or Asyncpg()
 
     async def create(self, connection: Any) -> None:
@@ -69,8 +76,8 @@ class Barrier:
         """What *call* may do; recorded on the caller's open transaction, which carries the effect as well.
 
         Commit it whatever the verdict is, and roll it back on any error. Raises `Refused` outside of a transaction,
-        `Replaced`, `KeyReused` and `Refused` as `decide` does, and the driver's own errors: an error is never an
-        answer, so the delivery comes again.
+        `Replaced`, `KeyReused` and `Refused` as `decide` does, `InDoubt` where what is to be undone is not here and may
+        have been forgotten, and the driver's own errors: an error is never an answer, so the delivery comes again.
         """
         if not await self._driver.in_transaction(connection):
             raise Refused("the barrier records a delivery inside the transaction of its effect: open one first")
@@ -121,22 +128,31 @@ class Barrier:
         """What became of the action, try or message *call*, and its answer; on the caller's open transaction.
 
         One that is under way is waited for. One that has not come yet is kept out from then on: commit, and only then
-        tell anybody `NEVER`.
+        tell anybody `NEVER`. Raises `InDoubt` where it is not here and may have been forgotten.
         """
         if call.direction is not call.direction.origin:
             raise Refused(f"what became of a {call.direction} is not asked: repeat it until it is done")
         if not await self._driver.in_transaction(connection):
             raise Refused("the barrier keeps out what has not come yet inside a transaction: open one first")
-        arguments = (call.direction.value, State.BLOCKED.value, call.term, None)
-        records = await self._look(connection, call, "place", arguments, {call.direction})
-        return standing(call, records), records[call.direction].result
+        arguments, placed = (call.direction.value, State.BLOCKED.value, call.term, None), set[Direction]()
+        records = await self._look(connection, call, "place", arguments, {call.direction}, placed)
+        told = standing(call, records)
+        if call.direction in placed:
+            await self._refuse_forgotten(connection, call, placed)
+        return told, records[call.direction].result
 
-    async def purge(self, connection: Any, older_than_s: float = RETENTION_S) -> int:
+    async def purge(self, connection: Any, older_than_s: float | None = None) -> int:
         """Forget steps that are older; how many records, of at most a thousand steps a call. Open markers stay.
 
-        It must be longer than any delivery can take to come again: an action that comes after its undo was forgotten
-        has its effect.
+        *older_than_s* is the barrier's retention, or more: with less, a step that is not here could be one that was
+        forgotten before its time, and `InvalidDefinition` is raised. The retention must be longer than any delivery can
+        take to come again: an action that comes after its undo was forgotten has its effect.
         """
+        older_than_s = self.retention_s if older_than_s is None else older_than_s
+        if older_than_s < self.retention_s:
+            raise InvalidDefinition(
+                f"what is {older_than_s:g} s old is not forgotten: the barrier's retention_s is {self.retention_s:g}"
+            )
         rows = await self._driver.rows(connection, SQL["purge"], self.scope, older_than_s, _PURGE_BATCH)
         return len(rows)
 
@@ -150,6 +166,8 @@ class Barrier:
         for _ in range(_LOOKS_MAX):
             records = await self._look(connection, call, statement, arguments, needed, placed)
             decision = decide(call, placed, records)
+            if call.direction.undoes and call.direction.origin in placed:
+                await self._refuse_forgotten(connection, call, placed)
             if await self._move_origin(connection, call, decision):
                 await self._raise_term(connection, call, placed, records)
                 return _passage(call, decision.verdict, records)
@@ -180,6 +198,19 @@ class Barrier:
             return True
         arguments = (call.direction.origin.value, decision.origin_from.value, decision.origin_to.value)
         return bool(await self._rows(connection, "move", call, *arguments))
+
+    async def _refuse_forgotten(self, connection: Any, call: Call, placed: Set[Direction]) -> None:
+        """Raise `InDoubt` where so old a transaction's origin, which *call* has not found, may have been forgotten.
+
+        What the call has recorded is gone then, also where its transaction is committed: nobody takes it for an answer.
+        """
+        if (made := made_at(call.gid)) is None:
+            return
+        young_s = self.retention_s - limits.CLOCKS_APART_S
+        arguments = ([direction.value for direction in placed], made.timestamp(), young_s)
+        rows = await self._rows(connection, "unplace", call, *arguments)
+        if rows:
+            raise forgotten(call, rows[0][0], self.retention_s)
 
     async def _raise_term(self, connection: Any, call: Call, placed: Set[Direction], records: Any) -> None:
         if call.direction not in placed and call.term > records[call.direction].term:

@@ -1,6 +1,7 @@
 """What any barrier must answer, ours or yours, as checks that need no test framework.
 
-Write a `Subject` for your barrier (its own transaction, an effect that can be counted), and run every check:
+Write a `Subject` (of `participants.barrier.subject`) for your barrier: its own transaction, and an effect that can be
+counted. Run every check on it:
 
     for check in CHECKS:
         await check(subject)
@@ -13,112 +14,20 @@ the delivery comes again.
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
-from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.errors import InDoubt, KeyReused, Refused, Replaced
 from participants.barrier.barrier import Passage
-from participants.barrier.decision import Call, Direction, Verdict
+from participants.barrier.decision import Call, Direction, Standing, Verdict
+from participants.barrier.subject import Broken, Hold, Subject, again, breaks, fresh, made, until_answered
 
 PROCEED, DUPLICATE, NOTHING_TO_UNDO = Verdict.PROCEED, Verdict.DUPLICATE, Verdict.NOTHING_TO_UNDO
 TOO_LATE, UNSETTLED = Verdict.TOO_LATE, Verdict.UNSETTLED
-Pause = Callable[[], Awaitable[None]]
 _PAIRS = ((Direction.ACTION, Direction.COMPENSATION), (Direction.TRY, Direction.CANCEL))
 _ORIGINS = (Direction.ACTION, Direction.TRY, Direction.MESSAGE)
-_DELIVERIES_MAX = 20
 _MEET_S = 0.1
-
-
-class Subject(Protocol):
-    """A barrier, with effects that it guards: numbers that are added up, per gid and in one place for all."""
-
-    async def deliver(
-        self,
-        call: Call,
-        effect: int,
-        *,
-        result: bytes | None = None,
-        refuses: bool = False,
-        before_commit: Pause | None = None,
-    ) -> Passage:
-        """Handle one delivery in one transaction.
-
-        Enter; where the effect is to be had, add *effect* to the sum of the gid and to the total, and keep *result*;
-        or, where the handler *refuses*, keep it as a refusal and add nothing. Then await *before_commit*, and commit.
-        An error of it rolls everything back, and is raised on.
-        """
-        ...
-
-    async def intend(self, call: Call) -> Passage:
-        """Commit a marker before an effect that is not transactional."""
-        ...
-
-    async def settle(self, call: Call, effect: int, *, result: bytes | None = None) -> Verdict:
-        """Settle the marker and add *effect*, in one transaction; nothing is added where it is answered otherwise."""
-        ...
-
-    async def effects(self, gid: str) -> int:
-        """What is committed for *gid*."""
-        ...
-
-    async def total(self) -> int:
-        """What is committed for all."""
-        ...
-
-
-class Broken(Exception):
-    """The handler's process ended before its transaction did."""
-
-
-async def breaks() -> None:
-    """A `before_commit` that rolls back."""
-    raise Broken
-
-
-class Hold:
-    """A `before_commit` that waits; *breaks*: and then rolls back."""
-
-    def __init__(self, *, breaks: bool = False) -> None:
-        self.reached = asyncio.Event()
-        self.released = asyncio.Event()
-        self._breaks = breaks
-
-    async def __call__(self) -> None:
-        """Say that it is here, and wait."""
-        self.reached.set()
-        await self.released.wait()
-        if self._breaks:
-            raise Broken
-
-
-def fresh(direction: Direction, payload: bytes = b"p", term: int = 0) -> Call:
-    """The first delivery of a new transaction's step."""
-    return Call(uuid.uuid4().hex, "" if direction is Direction.MESSAGE else "pay", direction, payload, term)
-
-
-def again(
-    call: Call, direction: Direction | None = None, payload: bytes | None = None, term: int | None = None
-) -> Call:
-    """Another delivery for the same step."""
-    return Call(
-        call.gid,
-        call.step,
-        direction or call.direction,
-        call.payload if payload is None else payload,
-        call.term if term is None else term,
-    )
-
-
-async def until_answered(delivery: Callable[[], Awaitable[Passage]]) -> Passage:
-    """Deliver again after each error, as any sender does, until there is an answer."""
-    for _ in range(_DELIVERIES_MAX):
-        try:
-            return await delivery()
-        except (AssertionError, KeyReused, Refused, Replaced):
-            raise
-        except Exception:  # noqa: BLE001, S112 - whatever the driver calls it: it is no answer.
-            continue
-    raise AssertionError(f"no answer to {_DELIVERIES_MAX} deliveries")
+_LONG_AGO, _NOT_YET = datetime(2001, 1, 1, tzinfo=UTC), datetime(2901, 1, 1, tzinfo=UTC)
 
 
 async def a_duplicate_has_no_effect_and_gets_the_first_answer(subject: Subject) -> None:
@@ -272,6 +181,30 @@ async def a_lower_term_is_refused(subject: Subject) -> None:
         _is(await subject.effects(call.gid), 0, call)
 
 
+async def an_undo_of_what_may_be_forgotten_is_in_doubt(subject: Subject) -> None:
+    """A step that is forgotten and one that never came look the same: so long after, absence says nothing."""
+    for origin, undo in _PAIRS:
+        old = made(_LONG_AGO, origin)
+        for _ in range(2):  # The first round has left nothing that the second one takes for an answer.
+            await _raises(InDoubt, subject.deliver(again(old, undo), -5))
+            await _raises(InDoubt, subject.intend(again(old, undo)))
+            await _raises(InDoubt, subject.ask(old))
+        _is((await subject.deliver(old, 5)).verdict, PROCEED, old)
+        _is((await subject.ask(old))[0], Standing.DONE, old)
+        _is((await subject.deliver(again(old, undo), -5)).verdict, PROCEED, old)
+        _is((await subject.deliver(again(old, undo), -5)).verdict, DUPLICATE, old)
+        _is(await subject.effects(old.gid), 0, old)
+
+
+async def an_undo_of_what_is_too_young_to_be_forgotten_finds_nothing(subject: Subject) -> None:
+    """The time in its id says that it never came."""
+    for origin, undo in _PAIRS:
+        young, asked = made(_NOT_YET, origin), made(_NOT_YET, origin)
+        _is((await subject.deliver(again(young, undo), -5)).verdict, NOTHING_TO_UNDO, young)
+        _is(await subject.ask(asked), (Standing.NEVER, None), asked)
+        _is((await subject.deliver(asked, 5)).verdict, TOO_LATE, asked)
+
+
 async def steps_and_transactions_are_told_apart(subject: Subject) -> None:
     """Two steps of one transaction, and one step's name in two."""
     call = fresh(Direction.ACTION)
@@ -354,6 +287,8 @@ CHECKS: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     a_refusal_is_an_answer_and_leaves_nothing_to_undo,
     the_same_key_with_another_payload_is_refused,
     a_lower_term_is_refused,
+    an_undo_of_what_may_be_forgotten_is_in_doubt,
+    an_undo_of_what_is_too_young_to_be_forgotten_finds_nothing,
     steps_and_transactions_are_told_apart,
     a_serialisation_failure_is_not_an_answer,
     a_marker_is_settled_once,

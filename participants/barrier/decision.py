@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.errors import InDoubt, KeyReused, Refused, Replaced
 
 
 class Direction(StrEnum):
@@ -184,6 +184,21 @@ def _refuse_zombie(call: Call, records: Mapping[Direction, Record]) -> None:
     highest = max(record.term for record in records.values())
     if call.term < highest:
         raise Replaced(f"the {call} came from term {call.term}, and term {highest} was here before")
+
+
+def forgotten(call: Call, age_s: float, retention_s: float) -> InDoubt:
+    """What is said of a step that is not here, where its transaction is *age_s* old, and that is not young enough."""
+    return InDoubt(
+        f"of the {call} no action, try or message is here. It may never have come; or it came and the barrier has "
+        f"forgotten it, since that forgets after {_days(retention_s)}, and the transaction is {_days(age_s)} old. Look "
+        "whether its effect stands; take that back by hand, and `coordinator sagas skip` the step. Give the barrier a "
+        "retention_s that is longer than the longest saga",
+        gid=call.gid,
+    )
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86_400:.1f} days" if seconds >= 86_400 else f"{seconds:.0f} s"
 
 
 def standing(call: Call, records: Mapping[Direction, Record]) -> Standing:

@@ -5,6 +5,7 @@ It is a driver, so everything above the table is the real barrier. Nothing is ev
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -26,9 +27,10 @@ class MemoryConnection:
 
 
 class Memory:
-    """The committed rows, and who holds one that is not committed yet."""
+    """The committed rows, and who holds one that is not committed yet. *now_s* is the server's clock, in Unix time."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+        self._now_s = now_s
         self.committed: dict[Key, Record] = {}
         self._holders: dict[Key, MemoryConnection] = {}
 
@@ -55,6 +57,8 @@ class Memory:
             case "place_undo":
                 rows = [(more[4], State.BLOCKED, None), (more[0], more[1], more[3])]
                 return await self._place(connection, step, rows, more[2])
+            case "unplace":
+                return self._unplace(connection, step, *more)
             case "look":
                 return self._look(connection, step)
             case "move":
@@ -93,6 +97,17 @@ class Memory:
                 self._write(connection, key, record)
                 placed.append(_row(True, direction, record))
         return [*placed, *snapshot]
+
+    def _unplace(
+        self, connection: MemoryConnection, step: Key, directions: Sequence[str], made_s: float, young_s: float
+    ) -> Sequence[tuple[float]]:
+        assert connection.written is not None
+        age_s = self._now_s() - made_s
+        if age_s <= young_s:
+            return []
+        for direction in directions:
+            del connection.written[(*step, direction)]
+        return [(age_s,)]
 
     async def _update(
         self, connection: MemoryConnection, key: Key, before: str | None, **changes: Any

@@ -1,12 +1,13 @@
 -- The barrier on Redis: one hash per step. What `decision.py` says, where the records are; a test compares the two.
 -- KEYS[1] is the step's hash; the others are those of the effect. ARGV is
 --   what: enter | intend | settle | ask;  direction;  origin;  undoes: 1 | 0;  term;  fingerprint;  retention in ms;
---   refused: 1 | 0;  result, or nothing: 1 | 0;  result;  then each command of the effect: its number of words, and its words.
+--   refused: 1 | 0;  result, or nothing: 1 | 0;  result;  the Unix time from which on what is not here may have been
+--   forgotten, or '';  then each command of the effect: its number of words, and its words.
 -- The answer is {verdict (of ask: the state), result or false, refused: 1 | 0, the answers of the effect's commands}.
 local step = KEYS[1]
 local what, direction, origin, undoes = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local term, fingerprint, retention = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local refused, kept, result = ARGV[8] == '1', ARGV[9] == '1', ARGV[10]
+local refused, kept, result, young_until = ARGV[8] == '1', ARGV[9] == '1', ARGV[10], tonumber(ARGV[11])
 
 local directions = {'action', 'compensation', 'try', 'confirm', 'cancel', 'message'}
 
@@ -25,6 +26,10 @@ local function remember()
   if open then redis.call('PERSIST', step) else redis.call('PEXPIRE', step, retention) end
 end
 
+-- Nothing is read into the absence of an origin whose transaction is older than what is remembered here.
+local function may_be_forgotten() return young_until and tonumber(redis.call('TIME')[1]) >= young_until end
+local function forgotten() return redis.error_reply('BARRIERFORGOTTEN ' .. redis.call('TIME')[1]) end
+
 local highest = -1
 for _, of in ipairs(directions) do
   highest = math.max(highest, tonumber(get(of, 'term') or -1))
@@ -33,6 +38,7 @@ if what ~= 'settle' and term < highest then return redis.error_reply('BARRIERREP
 
 local own, first_state = get(direction, 'state'), what == 'intend' and 'intended' or 'done'
 if what == 'ask' then
+  if not own and may_be_forgotten() then return forgotten() end
   if not own then record(direction, 'blocked') end
   remember()
   return {own or 'blocked', get(direction, 'result'), 0, {}}
@@ -51,6 +57,7 @@ elseif direction == origin then
   elseif own == 'blocked' or own == 'undone' then verdict = 'too-late'
   else verdict = again end
 elseif undoes then
+  if not at_origin and may_be_forgotten() then return forgotten() end
   if not at_origin or at_origin == 'blocked' or at_origin == 'refused' then
     verdict = first and 'nothing-to-undo' or 'duplicate'
   elseif at_origin == 'confirmed' then verdict = 'too-late'
@@ -67,7 +74,7 @@ end
 -- The effect is first: where its first command fails, nothing has been written.
 local answers = {}
 if verdict == 'proceed' then
-  local at = 11
+  local at = 12
   while at <= #ARGV do
     local words = tonumber(ARGV[at])
     answers[#answers + 1] = redis.call(unpack(ARGV, at + 1, at + words))

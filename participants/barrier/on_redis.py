@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coordinator import limits
 from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.gids import made_at
 from participants.barrier.barrier import RETENTION_S, Passage, refuse_refusal
-from participants.barrier.decision import STANDING, Call, Standing, State, Verdict
+from participants.barrier.decision import STANDING, Call, Standing, State, Verdict, forgotten
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 Command = Sequence[str | bytes | int | float]
@@ -21,13 +23,14 @@ Command = Sequence[str | bytes | int | float]
 class RedisBarrier:
     """The deliveries that one *scope* has let pass, by a `redis.asyncio.Redis` *client*.
 
-    A step is forgotten *retention_s* after its last delivery, but for one whose marker is open.
+    A step is forgotten *retention_s* after its last delivery, but for one whose marker is open. What is not here was
+    never here only where its transaction is younger than that: see `Barrier`.
     """
 
     def __init__(self, scope: str, client: Any, *, retention_s: float = RETENTION_S) -> None:
         self.scope = scope
         self._client = client
-        self._retention_ms = round(retention_s * 1000)
+        self.retention_s = retention_s
         self._script = client.register_script(SCRIPT.read_bytes())
 
     async def enter(self, call: Call, *effect: Command, result: bytes | None = None, refused: bool = False) -> Passage:
@@ -69,7 +72,9 @@ class RedisBarrier:
     ) -> tuple[Any, ...]:
         origin, undoes = call.direction.origin.value, int(call.direction.undoes)
         arguments: list[Any] = [what, call.direction.value, origin, undoes, call.term, call.fingerprint]
-        arguments += [self._retention_ms, int(refused), int(result is not None), result or b""]
+        arguments += [round(self.retention_s * 1000), int(refused), int(result is not None), result or b""]
+        made = made_at(call.gid)
+        arguments += [made.timestamp() + self.retention_s - limits.CLOCKS_APART_S if made else b""]
         for command in effect:
             arguments += [len(command), *command]
         keys = [f"barrier:{json.dumps([self.scope, call.gid, call.step])}", *(command[1] for command in effect)]
@@ -78,16 +83,17 @@ class RedisBarrier:
         try:
             return tuple(await self._script(keys=keys, args=arguments))
         except ResponseError as error:
-            raise _meaning(call, error) from error
+            raise self._meaning(call, error) from error
 
-
-def _meaning(call: Call, error: Exception) -> Exception:
-    code, _, detail = str(error).partition(" ")
-    if code == "BARRIERREPLACED":
-        return Replaced(f"the {call} came from term {call.term}, and term {detail.split()[0]} was here before")
-    if code == "BARRIERREUSED":
-        return KeyReused(f"the {call} came before, with another payload")
-    return Refused(f"the {call} came, and {detail}") if code == "BARRIERREFUSED" else error
+    def _meaning(self, call: Call, error: Exception) -> Exception:
+        code, _, detail = str(error).partition(" ")
+        if code == "BARRIERREPLACED":
+            return Replaced(f"the {call} came from term {call.term}, and term {detail.split()[0]} was here before")
+        if code == "BARRIERREUSED":
+            return KeyReused(f"the {call} came before, with another payload")
+        if code == "BARRIERFORGOTTEN" and (made := made_at(call.gid)):
+            return forgotten(call, float(detail.split()[0]) - made.timestamp(), self.retention_s)
+        return Refused(f"the {call} came, and {detail}") if code == "BARRIERREFUSED" else error
 
 
 def _text(answer: str | bytes) -> str:

@@ -24,6 +24,14 @@ UNION ALL
 SELECT false, direction, state, term, fingerprint, result FROM unanimity.barrier
 WHERE scope = $1 AND gid = $2 AND step = $3;
 
+-- unplace --
+-- Take back what was recorded just now, where its transaction is so old that its step may have been forgotten; how old.
+-- (The transaction's own start would not do: what is missing may have been forgotten since then.)
+WITH age AS (SELECT CAST(extract(epoch FROM statement_timestamp()) AS float8) - CAST($5 AS float8) AS seconds)
+DELETE FROM unanimity.barrier USING age
+WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = ANY(CAST($4 AS text[])) AND seconds > CAST($6 AS float8)
+RETURNING seconds;
+
 -- look --
 -- All that is known of a step.
 SELECT false AS placed, direction, state, term, fingerprint, result FROM unanimity.barrier

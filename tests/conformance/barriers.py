@@ -60,6 +60,10 @@ class SqlSubject:
                 await self.add(connection, call, effect)
         return verdict
 
+    async def ask(self, call):
+        async with self.connected() as connection, self.driver.transaction(connection):
+            return await self.barrier.ask(connection, call)
+
     async def add(self, connection, call, effect):
         await self.driver.rows(connection, f"{ADD} RETURNING 1", call.gid, effect)
         await self.driver.rows(connection, f"{ADD_UP} RETURNING 1", effect)
@@ -147,6 +151,9 @@ class RedisSubject:
 
     async def settle(self, call, effect, *, result=None):
         return await self.barrier.settle(call, *self.commands(call, effect), result=result)
+
+    async def ask(self, call):
+        return await self.barrier.ask(call)
 
     def commands(self, call, effect):
         return ("INCRBY", f"effects:{call.gid}", effect), ("INCRBY", "total", effect)

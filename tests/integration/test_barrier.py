@@ -3,15 +3,20 @@
 import asyncio
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from coordinator.errors import Refused
+from coordinator import Coordinator, InDoubt, InvalidDefinition, Parked, Refused
+from coordinator.gids import new_gid
+from coordinator.sagas import Attempts, Saga, StepContext, step
 from participants.barrier import Asyncpg, Barrier, Call, Direction, Psycopg, SqlAlchemy, Standing, Verdict
+from participants.barrier.memory import Memory, MemoryConnection
 
 CALL = Call("g", "pay", Direction.ACTION, b"p")
 UNDO = Call("g", "pay", Direction.COMPENSATION, b"u")
@@ -157,6 +162,79 @@ async def test_purging_takes_a_bounded_batch(url):
             SELECT 's', n::text, '', 'message', 'done', 0, now() - interval '8 days' FROM generate_series(1, 1500) AS n
         """)
         assert [await Barrier("s").purge(connection) for _ in range(3)] == [1000, 500, 0]
+
+
+async def paid_and_undone(url, barrier, made_ago):
+    """What an undo answers a while after its action, when all that may be forgotten is."""
+    gid = new_gid("test", datetime.now(UTC) - made_ago, bytes(16))
+    async with by_asyncpg(url) as connection:
+        async with connection.transaction():
+            await barrier.enter(connection, Call(gid, "pay", Direction.ACTION))
+        await connection.execute("UPDATE unanimity.barrier SET recorded_at = now() - $1::interval", made_ago)
+        await barrier.purge(connection)
+        async with connection.transaction():
+            return (await barrier.enter(connection, Call(gid, "pay", Direction.COMPENSATION))).verdict
+
+
+async def test_an_undo_of_a_purged_action_is_in_doubt_and_leaves_no_record(url):
+    """It had its effect: that there is nothing to undo would be a lie. Without a purge, or before it, it is undone."""
+    day = timedelta(days=1)
+    with pytest.raises(InDoubt, match=r"forgets after 7.0 days, and the transaction is 8.0 days old.*sagas skip"):
+        await paid_and_undone(url, Barrier("s"), 8 * day)
+    assert await records(url) == {}
+    assert await paid_and_undone(url, Barrier("s"), 6 * day) is Verdict.PROCEED
+    assert await paid_and_undone(url, Barrier("patient", retention_s=9 * 86_400), 8 * day) is Verdict.PROCEED
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_who_is_in_doubt_and_commits_all_the_same_leaves_no_record(url, driver):
+    """A second undo would find it, and answer that it was undone."""
+    kind, connected = DRIVERS[driver]
+    gid = new_gid("test", datetime.now(UTC) - timedelta(days=8), bytes(16))
+    async with connected(url, autocommit=False) as connection, kind.transaction(connection):
+        with pytest.raises(InDoubt):
+            await Barrier("s", kind).enter(connection, Call(gid, "pay", Direction.COMPENSATION))
+        with pytest.raises(InDoubt):
+            await Barrier("s", kind).ask(connection, Call(gid, "pay", Direction.ACTION))
+    assert await records(url) == {}
+
+
+async def test_nothing_is_forgotten_before_the_retention_of_the_barrier(url):
+    """Otherwise an undo would take what was forgotten for what never came."""
+    async with by_asyncpg(url) as connection:
+        with pytest.raises(InvalidDefinition, match="retention_s is 604800"):
+            await Barrier("s").purge(connection, older_than_s=3600)
+        assert await Barrier("s", retention_s=3600).purge(connection, older_than_s=7200) == 0
+
+
+async def test_a_saga_whose_action_may_be_forgotten_parks_instead_of_skipping_its_undo():
+    """An operator looks whether the effect stands."""
+    ahead_s = 0.0
+    table = Memory(lambda: time.time() + ahead_s)
+    barrier = Barrier("s", table)
+
+    async def pass_barrier(context: StepContext, direction: Direction) -> None:
+        connection = MemoryConnection()
+        async with table.transaction(connection):
+            await barrier.enter(connection, Call(context.gid, context.step, direction, term=context.term))
+
+    async def pay(context: StepContext) -> None:
+        await pass_barrier(context, Direction.ACTION)
+
+    async def take_back(context: StepContext) -> None:
+        await pass_barrier(context, Direction.COMPENSATION)
+
+    async def ship() -> None:
+        nonlocal ahead_s
+        ahead_s = 8 * 86_400
+        table.committed.clear()  # What a purge would do by then.
+        raise Refused("it is sold out")
+
+    saga = Saga("order", step(pay, compensate=take_back, undo_retry=Attempts(at_most=2, backoff_s=0.01)), step(ship))
+    async with Coordinator(journal="memory://forgotten", sagas=[saga]) as coordinator:
+        with pytest.raises(Parked, match="has forgotten it"):
+            await coordinator.run(saga)
+        assert [alert.kind for alert in await coordinator.sagas.engine.alerts.open_alerts()] == ["parked-saga"]
 
 
 async def test_an_undo_waits_for_the_action_that_it_meets(url):

@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+from datetime import UTC, datetime
 
 import pytest
 import redis.asyncio
 
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, InDoubt
+from coordinator.gids import new_gid
 from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.barrier.decision import Record, State
 from participants.barrier.memory import Memory, MemoryConnection
@@ -126,6 +128,18 @@ async def test_a_step_is_forgotten_after_its_retention_but_not_while_its_marker_
     assert 0 < await client.pttl(KEY) <= 50
     while await client.exists(KEY):  # noqa: ASYNC110 - Redis says nothing when it forgets.
         await asyncio.sleep(0.01)
+
+
+async def test_an_undo_of_a_step_that_was_forgotten_is_in_doubt(client):
+    """By Redis' own clock, which is the one that forgets."""
+    barrier = RedisBarrier("s", client, retention_s=0.05)
+    call = Call(new_gid("test", datetime.now(UTC), bytes(16)), "pay", Direction.ACTION)
+    await barrier.enter(call, ("SET", "paid", 1))
+    while await client.exists(f'barrier:["s", "{call.gid}", "pay"]'):  # noqa: ASYNC110 - Redis does not say it.
+        await asyncio.sleep(0.01)
+    with pytest.raises(InDoubt, match="has forgotten it"):
+        await barrier.enter(Call(call.gid, "pay", Direction.COMPENSATION), ("DEL", "paid"))
+    assert await client.keys() == [b"paid"]
 
 
 async def test_names_with_any_characters_are_told_apart(client):

@@ -3,14 +3,16 @@
 import asyncio
 import dataclasses
 import itertools
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 
 from participants.barrier import Barrier, Direction, Passage, Verdict
-from participants.barrier.conformance import Broken, again, fresh
 from participants.barrier.decision import State
 from participants.barrier.memory import Memory
+from participants.barrier.subject import Broken, again, fresh
 from tests.conformance.barriers import MemorySubject, SqlSubject
 
 TURNS = 60
@@ -129,6 +131,7 @@ BUGS = {
     "no terms": lambda: with_barrier(_NoTerms),
     "no fingerprints": lambda: with_barrier(_NoFingerprints),
     "a marker inside the local transaction": lambda: with_barrier(_MarksWithin),
+    "what was forgotten never came": lambda: with_barrier(partial(Barrier, retention_s=math.inf)),
 }
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from participants.barrier import Direction, Verdict
-from participants.barrier.conformance import CHECKS, again, fresh
+from participants.barrier.conformance import CHECKS
+from participants.barrier.subject import again, fresh
 from tests.conformance.barriers import MemorySubject, on_asyncpg, prepare
 from tests.properties.barriers import BUGS, Delivery, Gates, TakesConflictsForAnswers, deliver_all
 
@@ -116,6 +117,7 @@ FOUND_BY_CHECKS = {
     "no terms": "a_lower_term_is_refused",
     "no fingerprints": "the_same_key_with_another_payload_is_refused",
     "a marker inside the local transaction": "an_undo_runs_where_the_local_transaction_was_rolled_back",
+    "what was forgotten never came": "an_undo_of_what_may_be_forgotten_is_in_doubt",
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coordinator import limits
 from coordinator.errors import InvalidDefinition
-from coordinator.gids import issued_at, new_gid, valid_branch, valid_gid
+from coordinator.gids import issued_at, made_at, new_gid, valid_branch, valid_gid
 
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds.
 RANDOMNESS = st.binary(min_size=16, max_size=16)
@@ -75,3 +75,11 @@ def test_too_little_randomness_is_a_bug():
     """Two processes must never make the same id."""
     with pytest.raises(ValueError, match="16 random bytes"):
         new_gid("unan", datetime(2026, 1, 1, tzinfo=UTC), bytes(15))
+
+
+def test_only_an_id_of_ours_says_when_it_was_made():
+    """Somebody else's says nothing, also where it looks like one of ours and its time is in no calendar."""
+    gid = new_gid("unan", datetime(2026, 1, 2, tzinfo=UTC), bytes(16))
+    assert made_at(gid) == issued_at(gid)
+    assert made_at("order 7") is None
+    assert made_at("unan:" + "Z" * 26) is None
