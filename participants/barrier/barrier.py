@@ -139,6 +139,7 @@ class Barrier:
         told = standing(call, records)
         if call.direction in placed:
             await self._refuse_forgotten(connection, call, placed)
+        await self._raise_term(connection, call, placed, records)
         return told, records[call.direction].result
 
     async def purge(self, connection: Any, older_than_s: float | None = None) -> int:

@@ -181,6 +181,19 @@ async def a_lower_term_is_refused(subject: Subject) -> None:
         _is(await subject.effects(call.gid), 0, call)
 
 
+async def who_asks_has_a_term_as_who_delivers(subject: Subject) -> None:
+    """After a question of the successor, the one that was replaced neither asks nor delivers any more."""
+    for origin, undo in _PAIRS:
+        call = fresh(origin, term=1)
+        await subject.deliver(call, 5)
+        _is((await subject.ask(again(call, term=5)))[0], Standing.DONE, call)
+        await _raises(Replaced, subject.ask(again(call, term=4)))
+        await _raises(Replaced, subject.deliver(again(call, undo, term=4), -5))
+        await _raises(Replaced, subject.deliver(again(call, term=4), 5))
+        _is(await subject.effects(call.gid), 5, call)
+        _is((await subject.deliver(again(call, undo, term=5), -5)).verdict, PROCEED, call)
+
+
 async def an_undo_of_what_may_be_forgotten_is_in_doubt(subject: Subject) -> None:
     """A step that is forgotten and one that never came look the same: so long after, absence says nothing."""
     for origin, undo in _PAIRS:
@@ -287,6 +300,7 @@ CHECKS: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     a_refusal_is_an_answer_and_leaves_nothing_to_undo,
     the_same_key_with_another_payload_is_refused,
     a_lower_term_is_refused,
+    who_asks_has_a_term_as_who_delivers,
     an_undo_of_what_may_be_forgotten_is_in_doubt,
     an_undo_of_what_is_too_young_to_be_forgotten_finds_nothing,
     steps_and_transactions_are_told_apart,

@@ -19,6 +19,10 @@ local function record(of, state, mark)
   if mark then set(of, 'fingerprint', mark) end
 end
 
+local function raise_term()
+  if term > tonumber(get(direction, 'term')) then set(direction, 'term', ARGV[5]) end
+end
+
 -- A marker that is open is never forgotten.
 local function remember()
   local open = false
@@ -39,7 +43,7 @@ if what ~= 'settle' and term < highest then return redis.error_reply('BARRIERREP
 local own, first_state = get(direction, 'state'), what == 'intend' and 'intended' or 'done'
 if what == 'ask' then
   if not own and may_be_forgotten() then return forgotten() end
-  if not own then record(direction, 'blocked') end
+  if not own then record(direction, 'blocked') else raise_term() end
   remember()
   return {own or 'blocked', get(direction, 'result'), 0, {}}
 end
@@ -88,7 +92,7 @@ else
   if undoes and not at_origin then record(origin, 'blocked') end
   if first then record(direction, first_state, fingerprint) end
   if ends_origin then set(origin, 'state', ends_origin) end
-  if not first and term > tonumber(get(direction, 'term')) then set(direction, 'term', ARGV[5]) end
+  if not first then raise_term() end
   local goes_on = verdict == 'proceed' or verdict == 'unsettled'
   if what == 'intend' and not goes_on and get(direction, 'state') == 'intended' then
     set(direction, 'state', 'done')

@@ -91,7 +91,12 @@ async def test_the_script_decides_and_records_as_the_pure_rules_do(client, direc
             async with table.transaction(connection):
                 return await barrier.settle(connection, call, b"settled")
 
+        async def ask(barrier, connection, table, call=call):
+            async with table.transaction(connection):
+                return await barrier.ask(connection, call)
+
         uses = [
+            (ask, lambda barrier, call=call: barrier.ask(call)),
             (enter, lambda barrier, call=call: barrier.enter(call)),
             (
                 lambda barrier, connection, table, call=call: barrier.intend(connection, call),
