@@ -101,11 +101,14 @@ class Barrier:
         """Keep the answer of a delivery that entered on this open transaction, for its duplicates.
 
         Only a final answer: never an error after which it would be done again. *refused*: it had no effect, and never
-        will have; an undo then finds nothing to undo.
+        will have; an undo then finds nothing to undo. Raises `Refused` outside of a transaction, and where the delivery
+        entered on another one: what that committed stands.
         """
         refuse_refusal(call, refused)
+        if not await self._driver.in_transaction(connection):
+            raise Refused("an answer is kept inside the transaction of the effect: open one first")
         if not await self._end(connection, call, State.DONE, result, refused):
-            raise Refused(f"the {call} has not entered: there is nothing to keep an answer of")
+            raise Refused(f"the {call} has not entered on this transaction: there is nothing to keep an answer of")
 
     async def settle(
         self, connection: Any, call: Call, result: bytes | None = None, *, refused: bool = False

@@ -66,6 +66,8 @@ class Memory:
                 return await self._update(connection, (*step, direction), before, state=State(after))
             case "keep":
                 direction, before, after, result = more
+                if before != State.INTENDED and (*step, direction) not in connection.written:
+                    return []
                 return await self._update(connection, (*step, direction), before, state=State(after), result=result)
             case "raise_term":
                 direction, term = more

@@ -50,9 +50,11 @@ WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND term < $5
 RETURNING term;
 
 -- keep --
--- What the delivery answered, for its duplicates, and how it ended.
+-- What the delivery answered, for its duplicates, and how it ended. An effect that was committed earlier stays as it is
+-- told: only a marker is of an earlier transaction. (All of one transaction is recorded at its start.)
 UPDATE unanimity.barrier SET state = $6, result = CAST($7 AS bytea), recorded_at = now()
 WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND state = $5
+AND (state = 'intended' OR recorded_at = now())
 RETURNING direction;
 
 -- purge --

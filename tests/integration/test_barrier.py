@@ -46,6 +46,11 @@ async def by_sqlalchemy(url, *, autocommit=True, session=False):
     await engine.dispose()
 
 
+@asynccontextmanager
+async def memory_connected(url, *, autocommit=True):
+    yield MemoryConnection()
+
+
 @pytest.fixture
 async def url(database):
     """A database with a barrier."""
@@ -79,7 +84,26 @@ async def test_a_connection_that_commits_by_itself_is_refused(url, driver):
         for use in (Barrier("s", kind).enter, Barrier("s", kind).settle):
             with pytest.raises(Refused, match="inside the transaction"):
                 await use(connection, CALL)
+        with pytest.raises(Refused, match="inside the transaction"):
+            await Barrier("s", kind).keep(connection, CALL, b"r")
     assert await records(url) == {}
+
+
+@pytest.mark.parametrize("driver", [*DRIVERS, "memory"])
+async def test_no_answer_is_kept_of_what_was_committed_before(url, driver):
+    """It had its effect: as a refusal it would have nothing to undo."""
+    kind, connected = DRIVERS.get(driver, (Memory(), memory_connected))
+    barrier = Barrier("s", kind)
+    async with connected(url, autocommit=False) as connection:
+        async with kind.transaction(connection):
+            await barrier.enter(connection, CALL)
+            await barrier.keep(connection, CALL, b"first")
+            await barrier.keep(connection, CALL, b"kept")
+        async with kind.transaction(connection):
+            with pytest.raises(Refused, match="has not entered on this transaction"):
+                await barrier.keep(connection, CALL, b"no", refused=True)
+            assert (await barrier.enter(connection, CALL)).result == b"kept"
+            assert (await barrier.enter(connection, UNDO)).verdict is Verdict.PROCEED
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "sqlalchemy", "sqlalchemy session"])
