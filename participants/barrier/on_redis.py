@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import limits
-from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.errors import InvalidDefinition, KeyReused, Refused, Replaced
 from coordinator.gids import made_at
 from participants.barrier.barrier import RETENTION_S, Passage, refuse_refusal
 from participants.barrier.decision import STANDING, Call, Standing, State, Verdict, forgotten
@@ -24,12 +24,14 @@ class RedisBarrier:
     """The deliveries that one *scope* has let pass, by a `redis.asyncio.Redis` *client*.
 
     A step is forgotten *retention_s* after its last delivery, but for one whose marker is open. What is not here was
-    never here only where its transaction is younger than that: see `Barrier`.
+    never here only where its transaction is younger than that: see `Barrier`. Raises `InvalidDefinition` where the
+    client decodes what it reads: a result is bytes, and these need not be text.
     """
 
     def __init__(self, scope: str, client: Any, *, retention_s: float = RETENTION_S) -> None:
+        if client.get_encoder().decode_responses:
+            raise InvalidDefinition("a barrier's results are bytes: give it a client without decode_responses=True")
         self.scope = scope
-        self._client = client
         self.retention_s = retention_s
         self._script = client.register_script(SCRIPT.read_bytes())
 
@@ -56,11 +58,11 @@ class RedisBarrier:
         if call.direction is not call.direction.origin:
             raise Refused(f"what became of a {call.direction} is not asked: repeat it until it is done")
         state, kept, _, _ = await self._run("ask", call)
-        return STANDING[State(_text(state))], kept
+        return STANDING[State(state.decode())], kept
 
     async def _pass(self, what: str, call: Call, *more: Any) -> Passage:
         verdict, kept, was_refused, answers = await self._run(what, call, *more)
-        return Passage(Verdict(_text(verdict)), kept, bool(was_refused), tuple(answers))
+        return Passage(Verdict(verdict.decode()), kept, bool(was_refused), tuple(answers))
 
     async def _run(
         self,
@@ -94,7 +96,3 @@ class RedisBarrier:
         if code == "BARRIERFORGOTTEN" and (made := made_at(call.gid)):
             return forgotten(call, float(detail.split()[0]) - made.timestamp(), self.retention_s)
         return Refused(f"the {call} came, and {detail}") if code == "BARRIERREFUSED" else error
-
-
-def _text(answer: str | bytes) -> str:
-    return answer.decode() if isinstance(answer, bytes) else answer

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import redis.asyncio
 
-from coordinator.errors import CoordinatorError, InDoubt
+from coordinator.errors import CoordinatorError, InDoubt, InvalidDefinition
 from coordinator.gids import new_gid
 from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.barrier.decision import Record, State
@@ -145,6 +145,13 @@ async def test_an_undo_of_a_step_that_was_forgotten_is_in_doubt(client):
     with pytest.raises(InDoubt, match="has forgotten it"):
         await barrier.enter(Call(call.gid, "pay", Direction.COMPENSATION), ("DEL", "paid"))
     assert await client.keys() == [b"paid"]
+
+
+async def test_a_client_that_decodes_what_it_reads_is_refused(redis_url):
+    """A result that is no text could be kept, and no duplicate could have it."""
+    async with redis.asyncio.from_url(redis_url, decode_responses=True) as decoding:
+        with pytest.raises(InvalidDefinition, match="decode_responses"):
+            RedisBarrier("s", decoding)
 
 
 async def test_names_with_any_characters_are_told_apart(client):
