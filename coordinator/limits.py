@@ -73,6 +73,8 @@ GID_BYTES_MAX = 120
 # Name and key together are an entry of an index, which has room for 2,700 bytes.
 NAME_BYTES_MAX = 500
 KEY_BYTES_MAX = 2_000
+# So are the scope, the transaction and the step of a delivery, together.
+BARRIER_KEY_BYTES_MAX = 2_500
 MESSAGE_BYTES_MAX = 1024 * 1024
 MESSAGES_PER_TRANSACTION_MAX = 10_000
 BRANCHES_MAX = 16

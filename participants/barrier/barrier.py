@@ -28,6 +28,7 @@ from participants.barrier.decision import (
     Verdict,
     decide,
     forgotten,
+    key_of,
     settled,
     standing,
 )
@@ -76,8 +77,9 @@ class Barrier:
         """What *call* may do; recorded on the caller's open transaction, which carries the effect as well.
 
         Commit it whatever the verdict is, and roll it back on any error. Raises `Refused` outside of a transaction,
-        `Replaced`, `KeyReused` and `Refused` as `decide` does, `InDoubt` where what is to be undone is not here and may
-        have been forgotten, and the driver's own errors: an error is never an answer, so the delivery comes again.
+        `InvalidDefinition` for a key that no index takes, `Replaced`, `KeyReused` and `Refused` as `decide` does,
+        `InDoubt` where what is to be undone is not here and may have been forgotten, and the driver's own errors: an
+        error is never an answer, so the delivery comes again.
         """
         if not await self._driver.in_transaction(connection):
             raise Refused("the barrier records a delivery inside the transaction of its effect: open one first")
@@ -226,7 +228,7 @@ class Barrier:
         return bool(await self._rows(connection, "keep", call, *arguments))
 
     async def _rows(self, connection: Any, name: str, call: Call, *arguments: Any) -> Sequence[Any]:
-        return await self._driver.rows(connection, SQL[name], self.scope, call.gid, call.step, *arguments)
+        return await self._driver.rows(connection, SQL[name], *key_of(self.scope, call), *arguments)
 
 
 def _records(rows: Sequence[Any]) -> dict[Direction, Record]:

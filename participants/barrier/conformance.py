@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from coordinator.errors import InDoubt, KeyReused, Refused, Replaced
+from coordinator import limits
+from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced
 from participants.barrier.barrier import Passage
 from participants.barrier.decision import Call, Direction, Standing, Verdict
 from participants.barrier.subject import Broken, Hold, Subject, again, breaks, fresh, made, until_answered
@@ -229,6 +230,19 @@ async def steps_and_transactions_are_told_apart(subject: Subject) -> None:
     _is(await subject.effects(call.gid), 5, call)
 
 
+async def a_name_that_cannot_be_kept_is_refused_for_what_it_is(subject: Subject) -> None:
+    """An error of the index would be no answer: the delivery would come again for ever."""
+    gid, room = uuid.uuid4().hex, limits.BARRIER_KEY_BYTES_MAX - 100
+    longest = "".join(uuid.uuid4().hex for _ in range(room // 32))  # No two parts are alike: it cannot be packed.
+    _is((await subject.deliver(Call(gid, longest, Direction.ACTION), 5)).verdict, PROCEED, gid)
+    for step in (longest * 2, "\N{HIRAGANA LETTER A}" * (room // 2), "nul\0", "half \ud800"):
+        call = Call(gid, step, Direction.ACTION)
+        await _raises(InvalidDefinition, subject.deliver(call, 5))
+        await _raises(InvalidDefinition, subject.intend(call))
+        await _raises(InvalidDefinition, subject.ask(call))
+    _is(await subject.effects(gid), 5, gid)
+
+
 async def a_serialisation_failure_is_not_an_answer(subject: Subject) -> None:
     """Deliveries that share nothing but rows of their effects: each has its own, however often it fails."""
     before, calls = await subject.total(), [fresh(Direction.ACTION) for _ in range(6)]
@@ -304,6 +318,7 @@ CHECKS: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     an_undo_of_what_may_be_forgotten_is_in_doubt,
     an_undo_of_what_is_too_young_to_be_forgotten_finds_nothing,
     steps_and_transactions_are_told_apart,
+    a_name_that_cannot_be_kept_is_refused_for_what_it_is,
     a_serialisation_failure_is_not_an_answer,
     a_marker_is_settled_once,
     an_undo_runs_where_the_local_transaction_was_rolled_back,

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coordinator.errors import InDoubt, KeyReused, Refused, Replaced
+from coordinator import limits
+from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced
 
 
 class Direction(StrEnum):
@@ -99,6 +100,18 @@ class Call:
 
     def __str__(self) -> str:
         return f"{self.direction} of {self.gid}" + (f", step {self.step}" if self.step else "")
+
+
+def key_of(scope: str, call: Call) -> tuple[str, str, str]:
+    """What a step's records stand under. Raises `InvalidDefinition` where no index takes it: too long, or no text."""
+    key = (scope, call.gid, call.step)
+    text = "".join(key)
+    stored = text.encode(errors="replace")
+    if "\0" in text or stored.decode() != text:
+        raise InvalidDefinition(f"a NUL, or half of a surrogate pair, is in scope, id or step: {str(call)!r:.200}")
+    if len(stored) > (bound := limits.BARRIER_KEY_BYTES_MAX):
+        raise InvalidDefinition(f"scope, id and step are {len(stored)} bytes, above {bound}: {str(call)!r:.200}")
+    return key
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from coordinator import limits
 from coordinator.errors import InvalidDefinition, KeyReused, Refused, Replaced
 from coordinator.gids import made_at
 from participants.barrier.barrier import RETENTION_S, Passage, refuse_refusal
-from participants.barrier.decision import STANDING, Call, Standing, State, Verdict, forgotten
+from participants.barrier.decision import STANDING, Call, Standing, State, Verdict, forgotten, key_of
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 Command = Sequence[str | bytes | int | float]
@@ -79,7 +79,7 @@ class RedisBarrier:
         arguments += [made.timestamp() + self.retention_s - limits.CLOCKS_APART_S if made else b""]
         for command in effect:
             arguments += [len(command), *command]
-        keys = [f"barrier:{json.dumps([self.scope, call.gid, call.step])}", *(command[1] for command in effect)]
+        keys = [f"barrier:{json.dumps(key_of(self.scope, call))}", *(command[1] for command in effect)]
         from redis.exceptions import ResponseError
 
         try:
