@@ -6,11 +6,13 @@ from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any, Protocol
 
+from coordinator.errors import InvalidDefinition
+
 _PARAMETER = re.compile(r"\$(\d+)")
 
 
 class Driver(Protocol):
-    """What the barrier asks of the caller's connection."""
+    """What the barrier asks of the caller's connection. `InvalidDefinition` where that is none of the driver's."""
 
     async def in_transaction(self, connection: Any) -> bool:
         """Whether a transaction is open, or the next statement opens one."""
@@ -38,6 +40,7 @@ class Asyncpg:
 
     def is_open(self, connection: Any) -> bool:
         """Whether a block of it is open."""
+        _expect("Asyncpg", "an asyncpg Connection", connection, "is_in_transaction")
         return bool(connection.is_in_transaction())
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
@@ -56,6 +59,7 @@ class SqlAlchemy:
 
     async def in_transaction(self, connection: Any) -> bool:
         """Always, as a statement begins one, unless the connection commits by itself."""
+        self._expect_its_own(connection)
         if hasattr(connection, "sync_session"):
             connection = await connection.connection()
         driver = connection.sync_connection.connection.dbapi_connection
@@ -63,6 +67,7 @@ class SqlAlchemy:
 
     def is_open(self, connection: Any) -> bool:
         """Whether a statement, or a block, has begun one."""
+        self._expect_its_own(connection)
         return bool(connection.in_transaction())
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
@@ -76,16 +81,21 @@ class SqlAlchemy:
         rows: Sequence[Any] = (await connection.execute(_text(statement), named)).all()
         return rows
 
+    def _expect_its_own(self, connection: Any) -> None:
+        wanted = "sync_session" if hasattr(connection, "sync_session") else "sync_connection"
+        _expect("SqlAlchemy", "an AsyncConnection or AsyncSession of SQLAlchemy", connection, wanted)
+
 
 class Psycopg:
     """psycopg 3's `AsyncConnection`."""
 
     async def in_transaction(self, connection: Any) -> bool:
         """Whether one is open, or the next statement opens one."""
-        return not connection.autocommit or self.is_open(connection)
+        return self.is_open(connection) or not connection.autocommit
 
     def is_open(self, connection: Any) -> bool:
         """Whether a statement, or a block, has begun one."""
+        _expect("Psycopg", "an AsyncConnection of psycopg", connection, "autocommit")
         return bool(connection.info.transaction_status.name != "IDLE")
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
@@ -102,6 +112,13 @@ class Psycopg:
             await cursor.execute(_PARAMETER.sub(r"%(p\1)s", statement), named)
             rows: Sequence[Any] = await cursor.fetchall()
         return rows
+
+
+def _expect(driver: str, wanted: str, connection: Any, attribute: str) -> None:
+    """Refuse a pool, and a connection of another driver: by its attributes, since what is not used is not imported."""
+    if not hasattr(connection, attribute):
+        given = f"{type(connection).__module__}.{type(connection).__qualname__}"
+        raise InvalidDefinition(f"`connection` is a {given}, and the driver {driver}() takes {wanted}")
 
 
 @lru_cache(maxsize=32)

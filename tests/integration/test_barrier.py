@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -87,6 +87,23 @@ async def test_a_connection_that_commits_by_itself_is_refused(url, driver):
         with pytest.raises(Refused, match="inside the transaction"):
             await Barrier("s", kind).keep(connection, CALL, b"r")
     assert await records(url) == {}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_what_is_no_connection_of_its_driver_is_refused_by_name(url, driver):
+    """A pool, and every connection that another driver speaks."""
+    kind, connected = DRIVERS[driver]
+    async with AsyncExitStack() as stack:
+        wrong = [await stack.enter_async_context(asyncpg.create_pool(url, min_size=1, max_size=1))]
+        for speaks, opened in DRIVERS.values():
+            if type(speaks) is not type(kind):
+                wrong.append(await stack.enter_async_context(opened(url)))
+        barrier, name = Barrier("s", kind), type(kind).__name__
+        for connection in wrong:
+            for use in (barrier.enter, barrier.intend, barrier.settle, barrier.ask):
+                with pytest.raises(InvalidDefinition, match=rf"`connection` is a .*the driver {name}\(\) takes an"):
+                    await use(connection, CALL)
+        assert (await barrier.intend(await stack.enter_async_context(connected(url)), CALL)).verdict is Verdict.PROCEED
 
 
 @pytest.mark.parametrize("driver", [*DRIVERS, "memory"])
