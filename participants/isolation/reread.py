@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.errors import Refused
+from coordinator.errors import InvalidDefinition, Refused
 from participants.barrier.drivers import Asyncpg, Driver
 
 
@@ -10,12 +10,17 @@ async def reread(connection: Any, query: str, *arguments: Any, expected: Any, dr
     """Read one value again on the caller's open transaction, and lock its row until that ends.
 
     *query* selects one column of one row by `$1`, `$2`, ...: a version, or the value itself. Raises `Refused` where it
-    is not *expected* any more: the saga is undone, and may be begun again on what is so now.
+    is not *expected* any more, or its row is gone: the saga is undone, and may be begun again on what is so now. Raises
+    `InvalidDefinition` where there are several rows: all but one would go unread.
     """
     speaks = driver or Asyncpg()
     if not await speaks.in_transaction(connection):
         raise Refused("what is read again is written in the same transaction: open one first")
     rows = await speaks.rows(connection, f"{query} FOR UPDATE", *arguments)
-    found = rows[0][0] if rows else None
+    if not rows:
+        raise Refused(f"it is gone since it was read: it was {expected!r} then")
+    if len(rows) > 1:
+        raise InvalidDefinition(f"one row is read again, and these are {len(rows)}: {query}")
+    found = rows[0][0]
     if found != expected:
         raise Refused(f"it was changed since it was read: {expected!r} then, {found!r} now")

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from coordinator.errors import Conflict, Refused
+from coordinator.errors import Conflict, InvalidDefinition, Refused
 from examples.isolation import commutative, rereading, semantic_lock
 from participants.barrier import SqlAlchemy
 from participants.isolation import SemanticLocks, reread
@@ -110,6 +110,19 @@ async def test_what_was_changed_since_it_was_read_is_found_out(bench):
     async with bench.driver.transaction(two):
         with pytest.raises(Refused, match="7 then, 6 now"):
             await reread(two, seats, "LH 1", expected=7, driver=bench.driver)
+
+
+async def test_a_row_that_is_gone_is_no_row_of_nothing_and_several_are_not_one(bench):
+    one = await bench.connect()
+    async with bench.driver.transaction(one):
+        await bench.driver.rows(one, "INSERT INTO flights VALUES ('LH 2', NULL), ('LH 3', 7) RETURNING number")
+    async with bench.driver.transaction(one):
+        seats = "SELECT seats FROM flights WHERE number = $1"
+        await reread(one, seats, "LH 2", expected=None, driver=bench.driver)
+        with pytest.raises(Refused, match="it is gone"):
+            await reread(one, seats, "LH 9", expected=None, driver=bench.driver)
+        with pytest.raises(InvalidDefinition, match="these are 2"):
+            await reread(one, "SELECT seats FROM flights WHERE seats = $1", 7, expected=7, driver=bench.driver)
 
 
 async def test_what_is_read_again_stays_so_until_the_transaction_ends(bench):
