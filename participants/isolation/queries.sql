@@ -12,7 +12,15 @@ DELETE FROM unanimity.semantic_locks WHERE gid = $1 AND (resource = ANY(CAST($2 
 RETURNING resource;
 
 -- wait --
--- Say that we wait; again with each attempt.
+-- Say that we wait; again with each attempt. Those who gave up say nothing, so whoever adds a wait takes old ones away.
+-- (Not those that somebody writes at this moment: sagas that wait for each other here would be a circle of their own.)
+WITH given_up AS (
+    SELECT gid, resource FROM unanimity.semantic_waits
+    WHERE gid <> $2 AND asked_at <= now() - make_interval(secs => CAST($3 AS float8))
+    LIMIT 1000 FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM unanimity.semantic_waits AS w USING given_up AS g WHERE w.gid = g.gid AND w.resource = g.resource
+)
 INSERT INTO unanimity.semantic_waits AS w (gid, resource)
 SELECT $2, resource FROM unnest(CAST($1 AS text[])) AS r (resource) ORDER BY resource COLLATE "C"
 ON CONFLICT (gid, resource) DO UPDATE SET asked_at = now()

@@ -80,11 +80,14 @@ class SemanticLocks:
 
     async def _wait(self, connection: Any, holders: Mapping[str, str], gid: str) -> None:
         async with self._driver.transaction(connection):
-            await self._driver.rows(connection, SQL["wait"], sorted(holders), gid)
+            await self._driver.rows(connection, SQL["wait"], sorted(holders), gid, ASKS_AGAIN_WITHIN_S)
         async with self._driver.transaction(connection):  # Whoever commits last sees the others, so a circle is seen.
             rows = await self._driver.rows(connection, SQL["edges"], ASKS_AGAIN_WITHIN_S)
+            refused = gives_way(gid, [(row[0], row[1]) for row in rows])
+            if refused:
+                await self._driver.rows(connection, SQL["stop_waiting"], gid, sorted(holders), False)
         told = ", ".join(f"{resource!r} is held by saga {holder}" for resource, holder in sorted(holders.items()))
-        if gives_way(gid, [(row[0], row[1]) for row in rows]):
+        if refused:
             raise Refused(f"{told}, which waits for {gid} in turn: the youngest gives way", gid=gid)
         raise Conflict(told, gid=gid)
 

@@ -87,6 +87,40 @@ async def test_a_step_that_fails_takes_no_lock(bench):
                 pass
 
 
+async def waits(bench):
+    connection = await bench.connect()
+    async with bench.driver.transaction(connection):
+        rows = await bench.driver.rows(connection, "SELECT gid FROM unanimity.semantic_waits ORDER BY 1")
+    return [row[0] for row in rows]
+
+
+async def test_who_has_given_up_waits_no_more(bench):
+    """Nobody says so: whoever waits next takes it away. Who gives way in a circle does so at once."""
+    locks, connection = bench.locks, await bench.connect()
+
+    async def take(resource, gid):
+        async with locks.taken(connection, resource, gid=gid):
+            pass
+
+    await take("a", "1")
+    for gid in ("2", "3"):
+        with pytest.raises(Conflict):
+            await take("a", gid)
+    assert await waits(bench) == ["2", "3"]
+    async with bench.driver.transaction(connection):
+        aged = "UPDATE unanimity.semantic_waits SET asked_at = now() - interval '61 s' RETURNING gid"
+        await bench.driver.rows(connection, aged)
+    with pytest.raises(Conflict):
+        await take("a", "3")
+    assert await waits(bench) == ["3"]
+    await take("b", "4")
+    with pytest.raises(Conflict):
+        await take("b", "1")
+    with pytest.raises(Refused, match="gives way"):
+        await take("a", "4")
+    assert await waits(bench) == ["1", "3"]
+
+
 async def test_a_connection_that_commits_by_itself_takes_nothing(bench):
     """What it had taken before it met another's could not be given back. asyncpg's and psycopg's blocks are real."""
     locks, one, two = bench.locks, await bench.connect(), await bench.connect(autocommit=True)
