@@ -1,14 +1,16 @@
 """Semantic locks: a saga reserves something for itself from one of its steps to a later one.
 
 A lock is a row, written in the transaction of the step that takes it, and deleted in that of the step or compensation
-that lets go. It holds no database lock in between. It only keeps out those who take it as well.
+that lets go. It holds no database lock in between. It only keeps out those who take it as well. Nothing here knows
+whether a saga has ended: what it has not let go of stays, and an operator frees it.
 
 Where sagas wait for each other in a circle, the youngest gives way: its step is refused, so that it is undone, and its
 compensations let go. All others keep trying.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from participants.barrier.drivers import Asyncpg, Driver
 
 SQL = queries(Path(__file__).with_name("queries.sql"))
 ASKS_AGAIN_WITHIN_S = 60.0
-"""A saga that has not asked for a lock again for so long waits for it no more."""
+"""A saga that has not asked for a lock again for so long waits for it no more: circles with it are not noticed."""
 
 
 class _Held(Exception):
@@ -43,12 +45,17 @@ class SemanticLocks:
         await apply(connection, "locks")
 
     @asynccontextmanager
-    async def taken(self, connection: Any, *resources: str, gid: str) -> AsyncIterator[None]:
+    async def taken(self, connection: Any, *resources: str, gid: str) -> AsyncIterator[Callable[..., Awaitable[None]]]:
         """A transaction in which saga *gid* has *resources*, and keeps them when it is committed.
+
+        The block gets a function that takes further ones: behind a barrier, those of a step that may proceed. (A late
+        duplicate would take for good what the saga has let go of.) Let pass what it raises.
 
         Outside of a transaction, since who waits is to be seen by others although the waiter is rolled back. Raises
         `Conflict` where another saga has one of them: nothing happened, and the step is tried again as its policy says.
-        Raises `Refused` where the sagas wait in a circle and this is the youngest of it. Taking a lock twice is legal.
+        Raises `Refused` where the sagas wait in a circle and this is the youngest of it: behind its pivot a saga parks
+        then, and keeps what it has. The pauses between attempts are below `ASKS_AGAIN_WITHIN_S`, or circles are missed.
+        Taking a lock twice is legal.
         """
         if self._driver.is_open(connection):
             raise Refused("a semantic lock opens the transaction of its step: take it outside of one")
@@ -56,8 +63,9 @@ class SemanticLocks:
             async with self._driver.transaction(connection):
                 if not await self._driver.in_transaction(connection):
                     raise Refused("a semantic lock is taken in one transaction, and this connection commits by itself")
-                await self._take(connection, resources, gid)
-                yield
+                if resources:
+                    await self._take(connection, gid, *resources)
+                yield partial(self._take, connection, gid)
         except _Held as held:
             await self._wait(connection, held.holders, gid)
 
@@ -71,7 +79,7 @@ class SemanticLocks:
         await self._driver.rows(connection, SQL["free"], gid, list(resources), not resources)
         await self._driver.rows(connection, SQL["stop_waiting"], gid, list(resources), not resources)
 
-    async def _take(self, connection: Any, resources: Sequence[str], gid: str) -> None:
+    async def _take(self, connection: Any, gid: str, *resources: str) -> None:
         rows = await self._driver.rows(connection, SQL["take"], list(resources), gid)
         holders = {row[0]: row[1] for row in rows if row[1] != gid}
         if holders:

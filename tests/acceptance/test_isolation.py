@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.errors import Conflict, InvalidDefinition, Refused
 from examples.isolation import commutative, rereading, semantic_lock
-from participants.barrier import SqlAlchemy
+from participants.barrier import Barrier, Call, Direction, SqlAlchemy, Verdict
 from participants.isolation import SemanticLocks, reread
 from participants.isolation.semantic_lock import gives_way
 from tests.integration.test_barrier import DRIVERS
@@ -44,6 +44,7 @@ async def bench(request, database):
     """On each driver."""
     connection = await asyncpg.connect(database)
     await SemanticLocks().create(connection)
+    await Barrier("s").create(connection)
     await connection.execute("CREATE TABLE flights (number text, seats int); INSERT INTO flights VALUES ('LH 1', 7)")
     await connection.close()
     async with AsyncExitStack() as stack:
@@ -85,6 +86,36 @@ async def test_a_step_that_fails_takes_no_lock(bench):
         with pytest.raises(Refused, match="outside of one"):
             async with locks.taken(one, "a", gid="2"):
                 pass
+
+
+async def test_behind_a_barrier_only_what_may_proceed_takes_a_lock(bench):
+    """A late duplicate would have it for good; and a delivery that has to wait for a lock has not come yet."""
+    locks, barrier, connection = bench.locks, Barrier("s", bench.driver), await bench.connect()
+
+    async def credit(gid):
+        async with locks.taken(connection, gid=gid) as take:
+            passage = await barrier.enter(connection, Call(gid, "credit", Direction.ACTION))
+            if passage.verdict is Verdict.PROCEED:
+                await take("account")
+        return passage.verdict
+
+    async def end(gid, direction):
+        async with bench.driver.transaction(connection):
+            await barrier.enter(connection, Call(gid, "credit", direction))
+            await locks.release(connection, gid=gid)
+
+    assert await credit("1") is Verdict.PROCEED
+    assert await credit("1") is Verdict.DUPLICATE
+    with pytest.raises(Conflict, match="'account' is held by saga 1"):
+        await credit("2")
+    await end("1", Direction.COMPENSATION)
+    assert await credit("1") is Verdict.TOO_LATE
+    assert await credit("2") is Verdict.PROCEED
+    async with bench.driver.transaction(connection):
+        await locks.release(connection, gid="2")
+    assert await credit("2") is Verdict.DUPLICATE
+    async with locks.taken(connection, "account", gid="3"):
+        pass
 
 
 async def waits(bench):
