@@ -11,6 +11,12 @@ RETURNING resource, gid;
 DELETE FROM unanimity.semantic_locks WHERE gid = $1 AND (resource = ANY(CAST($2 AS text[])) OR CAST($3 AS boolean))
 RETURNING resource;
 
+-- held --
+-- Who has what, and since when.
+SELECT resource, gid, taken_at FROM unanimity.semantic_locks
+WHERE CAST($1 AS text) IS NULL OR gid = CAST($1 AS text)
+ORDER BY taken_at, resource LIMIT $2;
+
 -- wait --
 -- Say that we wait; again with each attempt. Those who gave up say nothing, so whoever adds a wait takes old ones away.
 -- (Not those that somebody writes at this moment: sagas that wait for each other here would be a circle of their own.)

@@ -10,6 +10,8 @@ compensations let go. All others keep trying.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from participants.barrier.drivers import Asyncpg, Driver
 SQL = queries(Path(__file__).with_name("queries.sql"))
 ASKS_AGAIN_WITHIN_S = 60.0
 """A saga that has not asked for a lock again for so long waits for it no more: circles with it are not noticed."""
+_HELD_MAX = 1000
 
 
 class _Held(Exception):
@@ -29,6 +32,15 @@ class _Held(Exception):
     def __init__(self, holders: Mapping[str, str]) -> None:
         super().__init__()
         self.holders = holders
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLock:
+    """A lock that a saga has."""
+
+    resource: str
+    gid: str
+    taken_at: datetime
 
 
 class SemanticLocks:
@@ -78,6 +90,23 @@ class SemanticLocks:
             raise Refused("a semantic lock is let go inside the transaction that makes it superfluous: open one first")
         await self._driver.rows(connection, SQL["free"], gid, list(resources), not resources)
         await self._driver.rows(connection, SQL["stop_waiting"], gid, list(resources), not resources)
+
+    async def held(self, connection: Any, gid: str | None = None) -> list[HeldLock]:
+        """The locks that there are, or that saga *gid* has: the oldest thousand. Outside of a transaction."""
+        async with self._driver.transaction(connection):
+            rows = await self._driver.rows(connection, SQL["held"], gid, _HELD_MAX)
+        return [HeldLock(*row) for row in rows]
+
+    async def free(self, connection: Any, gid: str, *resources: str) -> list[str]:
+        """Take *resources* (without any: all) from a saga that will not let go; which it had. Outside of a transaction.
+
+        For an operator, of a saga that has ended: for instance after a `skip` of the compensation that would have let
+        go. One that is still under way loses what keeps others out of its intermediate state.
+        """
+        async with self._driver.transaction(connection):
+            rows = await self._driver.rows(connection, SQL["free"], gid, list(resources), not resources)
+            await self._driver.rows(connection, SQL["stop_waiting"], gid, list(resources), not resources)
+        return sorted(row[0] for row in rows)
 
     async def _take(self, connection: Any, gid: str, *resources: str) -> None:
         rows = await self._driver.rows(connection, SQL["take"], list(resources), gid)

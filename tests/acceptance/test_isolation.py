@@ -118,6 +118,23 @@ async def test_behind_a_barrier_only_what_may_proceed_takes_a_lock(bench):
         pass
 
 
+async def test_an_operator_sees_who_has_what_and_frees_it(bench):
+    """What a saga has left behind whose compensation was skipped."""
+    locks, one, two = bench.locks, await bench.connect(), await bench.connect()
+    for resources, gid in ((("a", "b", "c"), "1"), (("d",), "2")):
+        async with locks.taken(one, *resources, gid=gid):
+            pass
+    assert [(lock.resource, lock.gid) for lock in await locks.held(two)] == [
+        ("a", "1"), ("b", "1"), ("c", "1"), ("d", "2"),
+    ]  # fmt: skip
+    assert [lock.resource for lock in await locks.held(two, "2")] == ["d"]
+    assert (await locks.held(two, "2"))[0].taken_at.tzinfo is not None
+    assert await locks.free(two, "1", "a", "d") == ["a"]
+    assert await locks.free(two, "1") == ["b", "c"]
+    assert await locks.free(two, "1") == []
+    assert [lock.resource for lock in await locks.held(one)] == ["d"]
+
+
 async def waits(bench):
     connection = await bench.connect()
     async with bench.driver.transaction(connection):
