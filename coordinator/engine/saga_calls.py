@@ -29,8 +29,8 @@ from coordinator.faults.points import boundary
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Done, Phase, Refused, Stuck, Undone, Unknown
 from coordinator.protocol.saga_shape import OnUnknown
-from coordinator.sagas.definition import CONTEXT, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.events import Happened
+from coordinator.sagas.steps import CONTEXT, Call, Status, StepContext, StepDefinition
 from coordinator.sagas.values import read, write
 from coordinator.storable import storable
 from coordinator.timeouts import Timeouts

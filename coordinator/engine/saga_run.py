@@ -15,9 +15,10 @@ from coordinator.keys import check_key
 from coordinator.ports import Lease
 from coordinator.protocol.saga import Done, Phase, SagaState, Skipped, doubted, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
-from coordinator.sagas.definition import REQUEST, Saga
+from coordinator.sagas.definition import Saga
 from coordinator.sagas.events import Happened, decode
 from coordinator.sagas.log import Loaded, NewSaga, Signal
+from coordinator.sagas.steps import REQUEST
 from coordinator.sagas.values import read, write
 
 

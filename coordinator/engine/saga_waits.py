@@ -8,8 +8,8 @@ code that can read it, or the right one beside it.
 from coordinator.engine.saga_run import SagaRun
 from coordinator.protocol.saga import Cancelled, Done, Refused, Resumed, Stuck, Waiting
 from coordinator.protocol.saga_shape import Kind
-from coordinator.sagas.definition import StepDefinition
 from coordinator.sagas.events import Happened
+from coordinator.sagas.steps import StepDefinition
 from coordinator.sagas.values import read
 
 

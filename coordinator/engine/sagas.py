@@ -38,9 +38,10 @@ from coordinator.protocol.saga import (
 )
 from coordinator.protocol.saga import Refused as StepRefused
 from coordinator.protocol.saga_shape import Kind
-from coordinator.sagas.definition import REQUEST, Saga
+from coordinator.sagas.definition import Saga
 from coordinator.sagas.events import Happened, encode
 from coordinator.sagas.log import NewSaga, Rest, SagaLog, Standing
+from coordinator.sagas.steps import REQUEST
 
 logger = logging.getLogger(__name__)
 

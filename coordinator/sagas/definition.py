@@ -16,10 +16,9 @@ Without `after=` a step comes after the one that is listed before it.
 import hashlib
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any, Literal, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
@@ -27,175 +26,14 @@ from coordinator import limits
 from coordinator.errors import InvalidDefinition
 from coordinator.keys import check_name
 from coordinator.protocol.saga import SagaState, beginning
-from coordinator.protocol.saga_shape import CONTROL, RESERVED, Kind, OnUnknown, Shape, Step, StepName, shape_of
+from coordinator.protocol.saga_shape import Kind, Shape, Step, StepName, shape_of
 from coordinator.sagas import checked, drawing
-from coordinator.sagas.attempts import PATIENT, USUAL, Attempts
+from coordinator.sagas.attempts import PATIENT, USUAL
 from coordinator.sagas.same import same_function
-from coordinator.sagas.values import adapter, misfit, read, write
+from coordinator.sagas.steps import CONTEXT, REQUEST, Call, StepDefinition, StepFunction, title
+from coordinator.sagas.values import adapter
 
-StepFunction = Callable[..., Awaitable[Any]]
-REQUEST, CONTEXT = RESERVED
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
-
-
-class Status(StrEnum):
-    """What a participant that is asked (`status=`) says of a step."""
-
-    DONE = "done"
-    NEVER = "never"
-    """It did not happen, and never will: also not by a request that is still under way."""
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepContext:
-    """What a call is about: the key for idempotency is (*gid*, *step*, *direction*), and never the *attempt*."""
-
-    gid: str
-    saga: str
-    step: str
-    direction: Literal["action", "compensation", "status"]
-    attempt: int
-    term: int
-    """Higher with each who goes on with the saga: participants turn a lower one away (see the barrier)."""
-    coordinator: Any = None
-    """The coordinator that makes the call: a step may run a transaction of its own."""
-
-
-@dataclass(slots=True)
-class Call:
-    """A function of a step, and where each of its arguments comes from."""
-
-    function: StepFunction
-    arguments: tuple[str, ...]
-    takes_context: bool
-    participant: str = ""
-    """Whom it calls, for its budget and breaker; empty is nobody."""
-
-    def keywords(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped)."""
-        return {name: given.get(name) for name in self.arguments}
-
-
-@dataclass(slots=True, kw_only=True)
-class StepDefinition:
-    """One step as it was written. Made by `step`, `sleep` and `await_signal`."""
-
-    name: StepName
-    kind: Kind
-    action: StepFunction | None = None
-    compensate: StepFunction | None = None
-    status: StepFunction | None = None
-    after: tuple[str, ...] | None = None
-    pivot: bool = False
-    on_unknown: OnUnknown = OnUnknown.COMPENSATE
-    retry: Attempts | None = None
-    undo_retry: Attempts = PATIENT
-    timeout_s: float = limits.STEP_TIMEOUT_S
-    participant: str = ""
-    wait_s: float | None = None
-    signal: str = ""
-    # Filled in by the saga that it is part of:
-    run: Call | None = None
-    undo: Call | None = None
-    ask: Call | None = None
-    output: TypeAdapter[Any] | None = None
-    attempts: Attempts = USUAL
-    attempts_in_doubt: Attempts = USUAL
-    """Once nobody knows what an earlier one did."""
-
-    def written(self, value: Any) -> bytes:
-        """*value* as JSON. Raises `ValueError` where it is not of the type of its output."""
-        assert self.output is not None, "an action and a signal have a type"
-        text = write(self.output, self.output.validator.validate_python(value))
-        read(self.output, text)  # What nobody could read is never sent.
-        return text
-
-    def misfit(self, text: str | bytes) -> str:
-        """Why *text* (JSON) is not of the type of its output, and could not be read again; empty where it is."""
-        assert self.output is not None, "an action and a signal have a type"
-        return misfit(self.output, text)
-
-
-def step(
-    action: StepFunction,
-    *,
-    name: str | None = None,
-    compensate: StepFunction | None = None,
-    status: StepFunction | None = None,
-    after: Iterable[str] | str | None = None,
-    pivot: bool = False,
-    on_unknown: OnUnknown | str | None = None,
-    retry: Attempts | None = None,
-    undo_retry: Attempts | None = None,
-    timeout_s: float = limits.STEP_TIMEOUT_S,
-    participant: str = "",
-) -> StepDefinition:
-    """A step that calls *action*; its name is the function's unless *name* is given.
-
-    *compensate* undoes it, and must bear that there is nothing to undo (see the barrier). *pivot*: once it is done, the
-    saga only goes forward. *on_unknown*: what is done where nobody knows whether it happened: "compensate" (the default
-    of a step with a compensation), "retry" it (it is idempotent; the default otherwise), or "ask" *status*, which
-    returns a `Status`, and the step's output with `Status.DONE`. *retry* and *undo_retry*: how often. *participant*:
-    whom it calls; calls to one participant share a budget (`Settings.budgets`) and a breaker.
-
-    An action raises `Refused` for a no that stays a no, and `Unavailable` where nothing happened and asking again can
-    help; anything else that it raises means that nobody knows.
-    """
-    for function, role in ((action, "action"), (compensate, "compensation"), (status, "status")):
-        if function is not None or role == "action":
-            checked.function(function, role)
-    called = checked.step_name(_title(action) if name is None else name)
-    if on_unknown is None:
-        chosen = OnUnknown.ASK if status else OnUnknown.COMPENSATE if compensate and not pivot else OnUnknown.RETRY
-    elif on_unknown in tuple(OnUnknown):
-        chosen = OnUnknown(on_unknown)
-    else:
-        known = ", ".join(repr(each.value) for each in OnUnknown)
-        raise InvalidDefinition(f"step {called!r}: on_unknown is one of {known}, not {on_unknown!r}")
-    if chosen is OnUnknown.ASK and status is None:
-        raise InvalidDefinition(f"step {called!r} is to be asked about (on_unknown='ask'), and has no status=")
-    checked.seconds(f"step {called!r}: timeout_s", timeout_s, above=0.0)
-    checked.attempts(called, "retry", retry)
-    checked.attempts(called, "undo_retry", undo_retry)
-    if not isinstance(participant, str):
-        raise InvalidDefinition(f"step {called!r}: a participant is named by text, not by {participant!r}")
-    return StepDefinition(
-        name=StepName(called),
-        kind=Kind.ACTION,
-        action=action,
-        compensate=compensate,
-        status=status,
-        after=_names(after),
-        pivot=pivot,
-        on_unknown=chosen,
-        retry=retry,
-        undo_retry=undo_retry or PATIENT,
-        timeout_s=timeout_s,
-        participant=participant,
-    )
-
-
-def sleep(name: str, seconds: float, *, after: Iterable[str] | str | None = None) -> StepDefinition:
-    """A step that is done *seconds* after it was reached, whatever restarts meanwhile."""
-    checked.seconds(f"step {name!r} sleeps for", seconds)
-    return StepDefinition(name=StepName(checked.step_name(name)), kind=Kind.SLEEP, after=_names(after), wait_s=seconds)
-
-
-def await_signal(
-    name: str, *, within: float | None = None, of: Any = None, after: Iterable[str] | str | None = None
-) -> StepDefinition:
-    """A step that is done when the signal *name* comes; its output is the signal's payload, of the type *of*.
-
-    Without it *within* seconds the step is refused, and the saga is undone. (None waits for ever.)
-    """
-    if within is not None:
-        checked.seconds(f"step {name!r} waits for its signal for", within, above=0.0)
-    if checked.step_name(name).startswith(CONTROL):
-        raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}, as operators' words do: {name!r}")
-    made = StepDefinition(name=StepName(name), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name)
-    made.output = adapter(f"the signal {name!r}", Any if of is None else of)
-    return made
 
 
 class Saga:
@@ -257,7 +95,7 @@ class Saga:
         return drawing.Picture(
             title=self.label,
             shape=self.shape,
-            undone_by={name: _title(each.compensate) for name, each in self.steps.items() if each.compensate},
+            undone_by={name: title(each.compensate) for name, each in self.steps.items() if each.compensate},
             waits={name: _awaited(each) for name, each in self.steps.items() if each.kind is not Kind.ACTION},
         )
 
@@ -288,21 +126,19 @@ class Saga:
 
     def _call(self, each: StepDefinition, function: StepFunction, known: set[StepName]) -> Call:
         if not inspect.iscoroutinefunction(function):
-            raise InvalidDefinition(
-                f"saga {self.name!r}: {_title(function)} of step {each.name!r} is no async function"
-            )
+            raise InvalidDefinition(f"saga {self.name!r}: {title(function)} of step {each.name!r} is no async function")
         parameters = inspect.signature(function).parameters
         names = list(parameters)
         for name in names:
             if name not in known and name not in (REQUEST, CONTEXT):
                 others = ", ".join(sorted(known)) or "none yet"
                 raise InvalidDefinition(
-                    f"saga {self.name!r}: {_title(function)} of step {each.name!r} takes {name!r}, which is neither "
+                    f"saga {self.name!r}: {title(function)} of step {each.name!r} takes {name!r}, which is neither "
                     f"{REQUEST!r}, {CONTEXT!r}, nor a step before it (those are: {others})"
                 )
             if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
                 raise InvalidDefinition(
-                    f"saga {self.name!r}: {_title(function)} of step {each.name!r} takes {name!r} by its position "
+                    f"saga {self.name!r}: {title(function)} of step {each.name!r} takes {name!r} by its position "
                     "only, and is given what it takes by name"
                 )
         if REQUEST in names:
@@ -313,13 +149,13 @@ class Saga:
     def _take_input(self, function: StepFunction) -> None:
         """The type of the input, on which all agree that name one."""
         hint = _hints(self.name, function).get(REQUEST, Any)
-        found = adapter(f"saga {self.name!r}: the input of {_title(function)}", hint)
+        found = adapter(f"saga {self.name!r}: the input of {title(function)}", hint)
         if self.input is None or self.input.core_schema == _ANYTHING.core_schema:
             self.input = found
         elif found.core_schema not in (self.input.core_schema, _ANYTHING.core_schema):
             raise InvalidDefinition(
                 f"saga {self.name!r}: its steps do not agree on the type of {REQUEST!r}: "
-                f"{_title(function)} takes {hint!r}, one before it another"
+                f"{title(function)} takes {hint!r}, one before it another"
             )
 
 
@@ -351,17 +187,17 @@ def _stored(saga: str, name: str, function: StepFunction) -> TypeAdapter[Any]:
     hints = _hints(saga, function)
     if "return" not in hints:
         raise InvalidDefinition(
-            f"saga {saga!r}: write down what {_title(function)} of step {name!r} returns (-> None, a model, ...): "
+            f"saga {saga!r}: write down what {title(function)} of step {name!r} returns (-> None, a model, ...): "
             "it is stored, and is the input of later steps"
         )
-    return adapter(f"saga {saga!r}: what {_title(function)} of step {name!r} returns", hints["return"])
+    return adapter(f"saga {saga!r}: what {title(function)} of step {name!r} returns", hints["return"])
 
 
 def _hints(saga: str, function: StepFunction) -> dict[str, Any]:
     try:
         return get_type_hints(getattr(function, "func", function))  # `functools.partial` has none of its own.
     except NameError as unknown:
-        raise InvalidDefinition(f"saga {saga!r}: a type of {_title(function)} is not known: {unknown}") from unknown
+        raise InvalidDefinition(f"saga {saga!r}: a type of {title(function)} is not known: {unknown}") from unknown
 
 
 def _digest(saga: Saga) -> str:
@@ -379,23 +215,9 @@ def _awaited(each: StepDefinition) -> str:
     return "waits for a signal" + ("" if each.wait_s is None else f", at most {each.wait_s:g} s")
 
 
-def _names(after: Iterable[str] | str | None) -> tuple[str, ...] | None:
-    if after is None:
-        return None
-    names = (after,) if isinstance(after, str) else tuple(after) if isinstance(after, Iterable) else (after,)
-    for each in names:
-        if not isinstance(each, str):
-            raise InvalidDefinition(f"after= takes the names of steps, and not {each!r}")
-    return names
-
-
 def _functions(step: StepDefinition) -> tuple[StepFunction | None, ...]:
     return step.action, step.compensate, step.status
 
 
 def _participant(function: StepFunction) -> str:
     return str(getattr(function, "participant", ""))
-
-
-def _title(function: StepFunction) -> str:
-    return str(getattr(getattr(function, "func", function), "__name__", repr(function)))  # `partial` has it there.

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from coordinator.errors import InvalidDefinition, KeyReused, Unheard
-from coordinator.sagas.definition import CONTEXT, StepContext, StepDefinition, StepFunction, await_signal, step
+from coordinator.sagas.steps import CONTEXT, StepContext, StepDefinition, StepFunction, await_signal, step
 
 SAGA_HEADER, SIGNAL_HEADER = "saga-gid", "saga-signal"
 Headers = Iterable[tuple[str, bytes | None]]

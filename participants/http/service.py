@@ -33,7 +33,7 @@ from yarl import URL
 
 from coordinator import limits
 from coordinator.errors import Disconnected, InDoubt, InvalidDefinition, Misconfigured, TurnedAway, Unavailable
-from coordinator.sagas.definition import CONTEXT, REQUEST, StepContext
+from coordinator.sagas.steps import CONTEXT, REQUEST, StepContext
 from coordinator.telemetry.context import current_headers
 from participants.http.addresses import Allowed, Origin, checked_path
 from participants.http.answers import failure_of

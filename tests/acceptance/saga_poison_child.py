@@ -11,7 +11,8 @@ import os
 import sys
 
 from coordinator import Coordinator, Settings, Unavailable
-from coordinator.sagas.definition import Saga, step
+from coordinator.sagas.definition import Saga
+from coordinator.sagas.steps import step
 
 SETTINGS = Settings(lease_s=1.5, recovery_s=0.1)
 OTHERS = 5

@@ -11,7 +11,8 @@ from pydantic.alias_generators import to_camel
 from coordinator import Coordinator, InDoubt, InvalidDefinition, KeyReused, Refused, Unavailable, limits
 from coordinator.errors import Compensated
 from coordinator.protocol.saga import Phase
-from coordinator.sagas.definition import Saga, await_signal, sleep, step
+from coordinator.sagas.definition import Saga
+from coordinator.sagas.steps import await_signal, sleep, step
 from tests.acceptance.test_sagas import QUICK, SETTINGS, coordinator, journal, phase, world
 
 __all__ = ["coordinator", "journal", "world"]

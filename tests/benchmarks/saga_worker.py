@@ -24,7 +24,8 @@ import psutil
 import uvloop
 
 from coordinator import Coordinator
-from coordinator.sagas.definition import Saga, sleep, step
+from coordinator.sagas.definition import Saga
+from coordinator.sagas.steps import sleep, step
 from tests.benchmarks.measure import drive
 from tests.benchmarks.readback import Wrong
 
