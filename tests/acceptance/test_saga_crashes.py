@@ -112,7 +112,7 @@ async def test_where_nobody_knows_it_is_asked_again_also_when_it_is_resumed(jour
     assert outcome.phase is Phase.PARKED
     doubt.says = Status.DONE
     async with process(journal, doubt.saga) as third:
-        await third.sagas.send(outcome.gid, "!resume", {"reason": "their desk says that they know again"})
+        await (await third.attach(doubt.saga, gid=outcome.gid)).resume("their desk says that they know again")
         async with asyncio.timeout(20):
             while (found := await third.sagas.ended(outcome.gid, doubt.saga)).phase is Phase.PARKED:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

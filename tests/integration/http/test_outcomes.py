@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordinator.errors import Disconnected, InDoubt, Misconfigured, Overloaded, Refused, Unavailable
+from coordinator.errors import Disconnected, InDoubt, Misconfigured, Overloaded, Refused, TurnedAway, Unavailable
 from participants.http import Delivery, Key, Verifier
 from participants.http.answers import retry_after_s
 from participants.http.service import Bounds, Service
@@ -35,7 +35,8 @@ REASON = b'{"reason": "no funds"}'
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, Refused), (401, Refused), (404, Refused), (409, Refused), (413, Refused), (422, Refused), (451, Refused),
+        (409, Refused),
+        (400, TurnedAway), (401, TurnedAway), (404, TurnedAway), (413, TurnedAway), (422, TurnedAway), (451, TurnedAway),
         (425, Unavailable), (429, Overloaded), (503, Unavailable),
         (408, InDoubt), (500, InDoubt), (501, InDoubt), (502, InDoubt), (504, InDoubt), (599, InDoubt),
         (301, InDoubt), (302, InDoubt), (303, InDoubt), (307, InDoubt), (308, InDoubt), (304, InDoubt),

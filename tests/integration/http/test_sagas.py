@@ -300,4 +300,4 @@ async def test_a_definition_says_what_is_wrong_with_it():
 
     with pytest.raises(InvalidDefinition, match="nobody"):
         Saga("wrong", step(payments.action("/charge", body)))
-    assert checkout(payments).steps["charge"].participant == "payments"
+    assert checkout(payments).steps["charge"].run.participant == "payments"

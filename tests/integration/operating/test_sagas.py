@@ -78,7 +78,7 @@ async def test_a_parked_saga_is_listed_and_told_as_a_story(operator, stuck):
         assert await operator.json("sagas", "list", *arguments) == []
     told = [line[25:] for line in (await operator.run("sagas", "show", stuck.gid)).stdout.splitlines()]
     assert told[:3] == [
-        "checkout began, pinned to checkout@1, key 'order-1'",
+        f"checkout began, pinned to {stuck.saga.identity}, key 'order-1'",
         "charge was done: 5",
         "ship did not happen, and never will: sold out",
     ]
@@ -167,9 +167,9 @@ async def test_what_nobody_can_go_on_with_is_named(operator, database):
                 await asyncio.sleep(0.1)
         assert await operator.json("sagas", "list", "--state", "stranded") == []
     async with Coordinator(journal=database, sagas=[other], settings=SETTINGS):
-        assert await named() == ["sagas of patient@1"]
+        assert await named() == [f"sagas of {PATIENT.identity}"]
         (row,) = await operator.json("sagas", "list", "--state", "stranded")
-        assert (row["gid"], row["state"]) == (handle.gid, "stranded: no live process has patient@1")
+        assert (row["gid"], row["state"]) == (handle.gid, f"stranded: no live process has {PATIENT.identity}")
 
 
 async def test_what_its_definition_cannot_read_is_named_by_an_alert_and_by_doctor(operator, database):
