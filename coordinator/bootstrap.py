@@ -37,7 +37,7 @@ from coordinator.protocol.model import BranchName, Gid, Outcome, Recipe
 from coordinator.protocol.policy import FailurePolicy
 from coordinator.relays import RelaySet, open_relays
 from coordinator.sagas.client import SagaVerbs, assemble
-from coordinator.sagas.definition import Saga
+from coordinator.sagas.definition import Saga, listed
 from coordinator.settings import Settings, load
 from coordinator.stopping import EndsBlock, Stop, on_sigterm
 from coordinator.stores import Stores, open_stores
@@ -107,7 +107,7 @@ class Coordinator(SagaVerbs):
         self._draining: asyncio.Task[None] | None = None
         self._client: Client | None = None
         self._engine: TransactionEngine | None = None
-        self._definitions = tuple(sagas)
+        self._definitions = listed(sagas)
         self._refuse_bad_names()
 
     @property

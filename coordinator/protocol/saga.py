@@ -309,7 +309,7 @@ def _settled(shape: Shape, state: SagaState, step: StepName, mark: Mark, reason:
             state = _in_doubt(state, step)
         return _parked(state, step, reason)  # There is no way back, or may be none: an operator says how it goes on.
     if happened and is_pivot and state.phase is Phase.BACKWARD:
-        state = _changed(state, phase=Phase.FORWARD)  # It was passed before anyone could hold it.
+        state = _changed(state, phase=Phase.FORWARD, reason="")  # It was passed before anyone could hold it.
     elif not happened and state.phase is Phase.FORWARD:
         state = _changed(
             state, phase=Phase.BACKWARD, reason=f"{step}: {reason}" if reason else f"{step} did not happen"

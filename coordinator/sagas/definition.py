@@ -16,7 +16,7 @@ Without `after=` a step comes after the one that is listed before it.
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_type_hints
 
@@ -134,7 +134,7 @@ class Saga:
                 others = ", ".join(sorted(known)) or "none yet"
                 raise InvalidDefinition(
                     f"saga {self.name!r}: {title(function)} of step {each.name!r} takes {name!r}, which is neither "
-                    f"{REQUEST!r}, {CONTEXT!r}, nor a step before it (those are: {others})"
+                    f"{REQUEST!r}, {CONTEXT!r}, nor a step before it (those are: {others}; defaults are not taken)"
                 )
             if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
                 raise InvalidDefinition(
@@ -157,6 +157,14 @@ class Saga:
                 f"saga {self.name!r}: its steps do not agree on the type of {REQUEST!r}: "
                 f"{title(function)} takes {hint!r}, one before it another"
             )
+
+
+def listed(sagas: Any) -> tuple[Saga, ...]:
+    """The definitions that a coordinator is given. Raises `InvalidDefinition` for what is no list of them."""
+    given = (sagas,) if isinstance(sagas, str) or not isinstance(sagas, Iterable) else tuple(sagas)
+    if isinstance(sagas, Saga) or not all(isinstance(each, Saga) for each in given):
+        raise InvalidDefinition(f"sagas= takes a list of definitions, sagas=[Saga(...)], and not {sagas!r}")
+    return given
 
 
 def _with_order(saga: str, steps: Sequence[StepDefinition]) -> list[StepDefinition]:

@@ -270,6 +270,9 @@ async def test_sagas_that_are_stuck_leave_room_for_those_of_another_definition(c
 async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):
     with pytest.raises(InvalidDefinition, match="a saga is a definition"):
         await coordinator.run("checkout")
+    for no_list in (world.saga(), "checkout", [world.saga(), "checkout"], 5):
+        with pytest.raises(InvalidDefinition, match="sagas= takes a list of definitions"):
+            Coordinator(journal="memory://none", sagas=no_list)
     with pytest.raises(InvalidDefinition, match="a key is text"):
         await coordinator.start(world.saga(), 1, key=5)
     with pytest.raises(InvalidDefinition, match="give one of them"):
@@ -282,3 +285,49 @@ async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):
     with pytest.raises(InvalidDefinition, match="waits for another type as 'go'"):
         await handle.signal("go", float("nan"))
     assert len(repr(handle)) < 100
+
+
+async def test_one_key_begins_one_saga_however_many_processes_run_it_at_once(journal, world):
+    saga = world.saga()
+    one, other = (Coordinator(journal=journal, sagas=[saga], settings=SETTINGS) for _ in range(2))
+    async with one, other:
+        outcomes = await asyncio.gather(*(each.run(saga, 1, key="order") for each in (one, other) * 10))
+    assert len({each.gid for each in outcomes}) == 1
+    assert world.did == ["reserve", "charge", "ship"]
+
+
+async def test_a_signal_that_comes_twice_counts_once_and_others_are_heard_in_any_order(coordinator):
+    async def both(first: int, second: int) -> int:
+        return 10 * first + second
+
+    saga = Saga(
+        "two", await_signal("first", of=int), await_signal("second", of=int), step(both, after=("first", "second"))
+    )
+    handle = await coordinator.start(saga, key="k")
+    for name, value in (("second", 2), ("first", 1), ("first", 7)):
+        await coordinator.signal(saga, "k", name, value)
+    assert (await handle.result()).outputs["both"] == 12
+
+
+async def test_a_deadline_counts_on_while_no_process_has_the_saga(journal, world):
+    saga = Saga("short", await_signal("paid", within=3600), deadline_s=0.5)
+    async with Coordinator(journal=journal, sagas=[saga], settings=SETTINGS) as first:
+        handle = await first.start(saga)
+    await asyncio.sleep(0.5)
+    async with Coordinator(journal=journal, sagas=[saga], settings=SETTINGS) as second:
+        async with asyncio.timeout(5):
+            assert "its deadline has passed" in (await second.sagas.ended(handle.gid, saga)).reason
+
+
+async def test_a_cancel_that_comes_while_the_pivot_is_called_and_is_done_leaves_no_reason(coordinator, world):
+    world.holds["pay"] = asyncio.Event()
+
+    async def pay() -> None:
+        await world.act("pay")
+
+    handle = await coordinator.start(saga := Saga("paid", step(pay, pivot=True, on_unknown="retry")))
+    await until(lambda: "pay" in world.begun)
+    await handle.cancel("changed their mind")
+    world.holds["pay"].set()
+    outcome = await handle.result()
+    assert (outcome.completed, outcome.reason, saga.label) == (True, "", handle.saga.label)

@@ -36,7 +36,8 @@ REASON = b'{"reason": "no funds"}'
     ("status", "kind"),
     [
         (409, Refused),
-        (400, TurnedAway), (401, TurnedAway), (404, TurnedAway), (413, TurnedAway), (422, TurnedAway), (451, TurnedAway),
+        (400, TurnedAway), (401, TurnedAway), (404, TurnedAway), (413, TurnedAway), (422, TurnedAway),
+        (451, TurnedAway),
         (425, Unavailable), (429, Overloaded), (503, Unavailable),
         (408, InDoubt), (500, InDoubt), (501, InDoubt), (502, InDoubt), (504, InDoubt), (599, InDoubt),
         (301, InDoubt), (302, InDoubt), (303, InDoubt), (307, InDoubt), (308, InDoubt), (304, InDoubt),
