@@ -85,12 +85,12 @@ async def charge(request: int) -> int:
 
 async def test_a_participant_that_hangs_holds_up_nobody_else(request):
     """Hundreds of sagas wait for it, as many calls as it may have are with it, and the other's sagas end as before."""
-    calling, never = 0, asyncio.Event()
+    calling, enough = 0, asyncio.Event()
 
     async def hang(request: int) -> int:
         nonlocal calling
         calling += 1
-        await never.wait()
+        await enough.wait()
         return request
 
     stuck = Saga("stuck", step(hang, participant="slow"))
@@ -98,12 +98,13 @@ async def test_a_participant_that_hangs_holds_up_nobody_else(request):
     async with coordinator(
         request, stuck, fine, slow=CallBudget(in_flight=4), payments=CallBudget(in_flight=4)
     ) as running:
-        for number in range(300):
-            await running.start(stuck, number)
+        waiting = [await running.start(stuck, number) for number in range(300)]
         async with asyncio.timeout(20):
             outcomes = await asyncio.gather(*(running.run(fine, number) for number in range(300)))
         assert [outcome.outputs["charge"] for outcome in outcomes] == list(range(300))
         assert calling == 4
+        enough.set()  # A stop would wait for what still hangs.
+        assert all(outcome.completed for outcome in await asyncio.gather(*(each.result() for each in waiting)))
 
 
 async def test_a_participant_that_fails_is_left_alone_until_it_recovers(request):
