@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,18 +19,49 @@ from coordinator.dev.processes import Process, eventually, failed_to_start, free
 
 ROOT = Path(__file__).resolve().parent.parent
 OWNED = "owned"
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 * 2**30
+"""What the write-ahead logs of a session's PostgreSQL servers may grow to, and as much again for what they hold."""
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def servers_directory():
-    """Where this session's servers keep their data; gone afterwards, as is what killed sessions left."""
-    directory = ROOT / ".dev" / f"test-{os.getpid()}"
+    """Where this session's servers keep their data, on disk."""
+    with directory_of_this_session(ROOT / ".dev", "test") as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def postgres_directory(servers_directory):
+    """Where this session's PostgreSQL servers keep their data: in memory, if there is room for it.
+
+    A test makes a database, and half of its time would go into waiting for the disk. No test is about a power cut, and
+    a killed server loses nothing that it has written, on either.
+    """
+    if not has_room(MEMORY):
+        yield servers_directory
+        return
+    with directory_of_this_session(MEMORY, f"unanimity-test-of-{os.getuid()}") as directory:
+        yield directory
+
+
+def has_room(memory):
+    """Whether *memory* is there, and so much of it is free that the tests do not fill the machine's."""
+    if not os.access(memory, os.W_OK):
+        return False
+    return min(shutil.disk_usage(memory).free, psutil.virtual_memory().available) >= ROOM_BYTES
+
+
+@contextmanager
+def directory_of_this_session(place, name):
+    """A directory in *place*, called *name* and our pid; gone afterwards, as is what killed sessions left there."""
+    directory = place / f"{name}-{os.getpid()}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with (directory / OWNED).open("w") as owned:
         fcntl.flock(owned, fcntl.LOCK_EX)
-        for other in directory.parent.glob(f"test-*/{OWNED}"):
+        for other in place.glob(f"{name}-*/{OWNED}"):
             remove_if_abandoned(other.parent)
         yield directory
     shutil.rmtree(directory, ignore_errors=True)
@@ -52,9 +84,9 @@ def remove_if_abandoned(directory):
 
 
 @pytest.fixture(scope="session")
-async def postgres(servers_directory):
+async def postgres(postgres_directory):
     """The session's PostgreSQL."""
-    server = LocalPostgres(servers_directory / "postgres", cache=cache_directory())
+    server = LocalPostgres(postgres_directory / "postgres", cache=cache_directory())
     await server.start()
     yield server
     await server.kill()
@@ -136,13 +168,13 @@ async def topic(create_topic):
 
 
 @pytest.fixture
-async def private_postgres(servers_directory):
+async def private_postgres(postgres_directory):
     """A factory of PostgreSQL servers of the test's own."""
     made = []
 
     async def create(**settings: str) -> LocalPostgres:
         server = LocalPostgres(
-            servers_directory / f"postgres-{next(_numbers)}", cache=cache_directory(), settings=settings
+            postgres_directory / f"postgres-{next(_numbers)}", cache=cache_directory(), settings=settings
         )
         made.append(server)
         await server.start()

@@ -28,6 +28,7 @@ SETTINGS: Mapping[str, str] = {
     "unix_socket_directories": "",
     "shared_buffers": "64MB",
     "client_connection_check_interval": "1s",
+    "dynamic_shared_memory_type": "mmap",  # In its own directory: a killed server leaves none in the machine's memory.
 }
 START_WITHIN_S = 60.0
 

@@ -304,11 +304,11 @@ async def test_a_provoked_alert_is_raised_exactly_once(scene, kind, provoke, cap
 
 
 async def test_a_branch_lost_by_failover_raises_exactly_one_alert(
-    private_postgres, servers_directory, database, caplog
+    private_postgres, postgres_directory, database, caplog
 ):
     """It was committed, and finished; only the promoted standby never heard of it."""
     await query(database, "CREATE TABLE business (n int)")
-    async with paired(await private_postgres(), servers_directory) as pair, AsyncExitStack() as stack:
+    async with paired(await private_postgres(), postgres_directory) as pair, AsyncExitStack() as stack:
         a, b = [
             await stack.enter_async_context(process(database, db=Postgres(pair.url), other=Postgres(database)))
             for _ in range(2)

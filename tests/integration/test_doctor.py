@@ -46,10 +46,10 @@ async def test_what_is_not_durable_is_broken(private_postgres):
     assert doctor.worst(findings) == 2
 
 
-async def test_what_a_failover_could_lose_is_a_note(private_postgres, servers_directory):
+async def test_what_a_failover_could_lose_is_a_note(private_postgres, postgres_directory):
     """A standby that nothing waits for, or commits that are not flushed there; without a standby nothing fails over."""
     server = await private_postgres()
-    standby = LocalPostgres(servers_directory / f"standby-of-{server.port}", cache=cache_directory())
+    standby = LocalPostgres(postgres_directory / f"standby-of-{server.port}", cache=cache_directory())
     look = "synchronous_commit"
     assert by_name(await doctor.examine_postgres(server.url))[look].verdict is doctor.Verdict.OK
     try:

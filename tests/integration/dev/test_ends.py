@@ -33,8 +33,8 @@ asyncio.run(main())
 WAITING = """
 import asyncio
 
-async def test_waits(postgres, servers_directory):
-    print(f"{servers_directory} runs", flush=True)
+async def test_waits(postgres, servers_directory, postgres_directory):
+    print(f"\\n{postgres_directory}\\n{servers_directory} is the other one", flush=True)
     await asyncio.sleep(60)
 """
 
@@ -119,13 +119,15 @@ async def test_an_interrupted_test_session_leaves_nothing(tmp_path):
     options = ("-q", "-s", "-p", "tests.servers", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"))
     session = await run("-m", "pytest", *options, str(tmp_path / "test_waiting.py"), stderr=asyncio.subprocess.STDOUT)
     directory = ROOT / ".dev" / f"test-{session.pid}"
-    said = b""
-    while f"{directory} runs".encode() not in said:
+    said = [""]
+    while f"{directory} is the other one" not in said:
         line = await asyncio.wait_for(session.stdout.readline(), 60)
-        assert line, said.decode()
-        said += line
-    assert processes_in(directory)
+        assert line, said
+        said.append(line.decode().strip())
+    running = ROOT / said[-2]
+    assert processes_in(running)
     session.send_signal(signal.SIGINT)
     await asyncio.wait_for(session.communicate(), 30)
-    assert not processes_in(directory)
+    assert not processes_in(running)
+    assert not running.exists()
     assert not directory.exists()

@@ -29,9 +29,9 @@ WRITTEN = "SELECT coalesce(array_agg(n ORDER BY n), '{}') FROM business"
 
 
 @pytest.fixture
-async def pair(private_postgres, servers_directory):
+async def pair(private_postgres, postgres_directory):
     """A primary and its standby."""
-    async with paired(await private_postgres(), servers_directory) as made:
+    async with paired(await private_postgres(), postgres_directory) as made:
         yield made
 
 
