@@ -93,6 +93,16 @@ async def postgres(postgres_directory):
 
 
 @pytest.fixture(scope="session")
+async def logging_postgres(postgres_directory):
+    """A PostgreSQL whose log has every statement, for tests that count them."""
+    settings = {"log_statement": "all", "log_min_messages": "log", "log_error_verbosity": "terse"}
+    server = LocalPostgres(postgres_directory / "postgres-logging", cache=cache_directory(), settings=settings)
+    await server.start()
+    yield server
+    await server.kill()
+
+
+@pytest.fixture(scope="session")
 async def posts_topic(kafka):
     """The topic of the social-post service, once for the session: its keys tell the tests apart."""
     await kafka.create_topic("posts")
@@ -147,6 +157,14 @@ async def create_database(postgres):
 async def database(create_database):
     """The URL of a fresh database."""
     return await create_database()
+
+
+@pytest.fixture
+async def logged_database(logging_postgres):
+    """The URL of a fresh database, the only one that is used on its server meanwhile; dropped afterwards."""
+    name = f"test_{next(_numbers)}"
+    yield await logging_postgres.create_database(name)
+    await logging_postgres.drop_database(name)
 
 
 @pytest.fixture

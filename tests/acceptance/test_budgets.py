@@ -34,9 +34,9 @@ BUDGETS: dict[str, tuple[list[str], int, list[str]]] = {
 
 
 @pytest.fixture
-async def stage(private_postgres, kafka, create_topic, monkeypatch):
-    """A coordinator on a server that logs every statement; its loops and relays stand still."""
-    server, topic, requests = await private_postgres(log_statement="all"), await create_topic(), []
+async def stage(logging_postgres, logged_database, kafka, create_topic, monkeypatch):
+    """A coordinator on a server that logs every statement; what is off the critical path stands still."""
+    topic, requests = await create_topic(), []
     ask = Connection.ask
 
     async def counting(self, request, decode):
@@ -44,16 +44,16 @@ async def stage(private_postgres, kafka, create_topic, monkeypatch):
         return await ask(self, request, decode)
 
     monkeypatch.setattr(Connection, "ask", counting)
-    participants = {"db": Postgres(server.url), "events": Kafka(kafka.bootstrap)}
-    async with Coordinator(journal=server.url, participants=participants) as coordinator:
-        connection = await asyncpg.connect(server.url)
+    participants = {"db": Postgres(logged_database), "events": Kafka(kafka.bootstrap)}
+    async with Coordinator(journal=logged_database, participants=participants) as coordinator:
+        connection = await asyncpg.connect(logged_database)
         await connection.execute("CREATE TABLE budget (body text)")
         await connection.close()
         for loop in coordinator.engine._loops:
             await loop.stop()
         await coordinator.engine.finisher.relays.stop()
-        coordinator.engine.finisher.gather_s = 30.0  # What is off the critical path stays there.
-        yield coordinator, server, topic, requests
+        await coordinator.engine.finisher.stop()
+        yield coordinator, logging_postgres, topic, requests
 
 
 async def transact(coordinator, recipe, topic) -> None:

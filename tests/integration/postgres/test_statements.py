@@ -77,14 +77,13 @@ def hostile_ids() -> list[str]:
 
 
 @pytest.fixture
-async def logged(private_postgres):
+async def logged(logging_postgres, logged_database):
     """A participant on a server that logs every statement, and that log from here on."""
-    server = await private_postgres(log_statement="all", log_min_messages="log", log_error_verbosity="terse")
-    await query(server.url, "CREATE TABLE business (n int)")
-    participant = Postgres(server.url)
+    await query(logged_database, "CREATE TABLE business (n int)")
+    participant = Postgres(logged_database)
     participant.name = BranchName("db")
     await participant.open()
-    yield participant, Log(server.log)
+    yield participant, Log(logging_postgres.log)
     await participant.close()
 
 
