@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator import Compensated, Coordinator, Refused
+from coordinator import Compensated, Coordinator, Refused, cli_sagas
 from coordinator.sagas import Saga, await_signal, step
 from tests.integration.operating.conftest import SETTINGS
 from tests.integration.postgres.branches import until
@@ -88,7 +88,10 @@ async def test_where_its_pivot_is_done_before_the_word_is_heard_that_is_said(ope
     assert (done.exit_code, "its pivot, pay, is done" in done.stderr) == (1, True), done.output
 
 
-async def test_while_a_step_is_called_for_long_it_is_said_what_will_come_of_the_word(operator, handle, shop):
+async def test_while_a_step_is_called_for_long_it_is_said_what_will_come_of_the_word(
+    operator, handle, shop, monkeypatch
+):
+    monkeypatch.setattr(cli_sagas, "_MOVES_WITHIN_S", 0.5)
     await handle.signal("go")
     await shop.paying.wait()
     said = await operator.run("sagas", "cancel", handle.gid, *SAID)

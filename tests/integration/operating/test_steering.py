@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator import Compensated, Coordinator, Parked, Refused, Unavailable
+from coordinator import Compensated, Coordinator, Parked, Refused, Unavailable, cli_sagas, limits
 from coordinator.engine.saga_parking import Parking
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, Status, await_signal, step
@@ -417,7 +417,7 @@ async def test_behind_the_pivot_a_parked_saga_cannot_be_called_off_and_the_remed
 
 
 async def test_that_a_step_of_which_nobody_knows_stands_behind_the_pivot_is_told_by_who_has_its_definition(
-    two, database, operator, bank
+    two, database, operator, bank, monkeypatch
 ):
     """Where its pivot is; and where an earlier version has not told that, nothing comes of the word."""
     bank.raises = {"ship": [OSError("reset")]}
@@ -426,12 +426,19 @@ async def test_that_a_step_of_which_nobody_knows_stands_behind_the_pivot_is_told
     assert (told.exit_code, "forward. Resume it, or skip ship (where it is parked)" in told.stderr) == (1, True)
     assert await query(database, AUDIT, handle.gid) == []
     await query(database, "UPDATE unanimity.saga_definitions SET pivot = NULL")
+    monkeypatch.setattr(cli_sagas, "_MOVES_WITHIN_S", PROMPTLY_S)  # By then it would have moved.
     said = await operator.run("sagas", "cancel", handle.gid, "--yes", "--reason", "no longer")
     assert (said.exit_code, "nothing has come of it: its pivot is done" in said.stderr) == (1, True)
     await parks(database, handle)
 
 
-async def test_who_takes_up_a_saga_that_was_let_go_on_closes_its_alert(two, database, bank, monkeypatch):
+@pytest.fixture
+def soon_missed(monkeypatch):
+    """What a process holds and does not drive is taken up after a second."""
+    monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 1.0)
+
+
+async def test_who_takes_up_a_saga_that_was_let_go_on_closes_its_alert(soon_missed, two, database, bank, monkeypatch):
     """The process that wrote that it goes on died before it had closed it."""
     bank.raises = {"ship": [Refused("no address")]}
     handle = await parked(database, two[0], parking(bank, pivot=True))
