@@ -60,10 +60,13 @@ def process(journal, *sagas, **settings):
 
 
 async def lost(coordinator, handle):
-    """As if it had been killed: its lease expires, and nothing is released."""
+    """As if it had been killed a while ago: its lease has expired, and nothing is released."""
     for loop in coordinator.engine._loops:
         await loop.stop()
     coordinator.sagas.engine.tasks[handle.gid].cancel()
+    ownership = coordinator.sagas.engine.ownership
+    ownership.owners._lease_s = 0.0
+    await ownership.owners.renew(ownership.lease)
 
 
 async def after_a_crash(journal, world, doubt, *, cancel=False):
