@@ -31,7 +31,16 @@ async def test_a_worker_under_load_drains_at_sigterm(database, kafka, posts_topi
 
 
 @pytest.mark.timeout(150)
-async def test_a_database_that_hangs_does_not_hold_up_the_stop(private_postgres, kafka, posts_topic):
+async def test_a_database_or_a_broker_that_hangs_does_not_hold_up_the_stop(
+    private_postgres, kafka, posts_topic, create_database, private_kafka
+):
+    """Two workers stop at the same time, one for each: both wait for most of what they are given."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stops_while_a_database_hangs(private_postgres, kafka))
+        group.create_task(stops_while_a_broker_hangs(create_database, private_kafka))
+
+
+async def stops_while_a_database_hangs(private_postgres, kafka):
     """Not even the lease can be given up then: it ends in time, and is taken over when the lease has expired."""
     server, name = await private_postgres(max_prepared_transactions="50"), f"cold-{os.getpid()}"
     settings = {"lease_s": 3.0, "recovery_s": 0.3}
@@ -51,8 +60,7 @@ async def test_a_database_that_hangs_does_not_hold_up_the_stop(private_postgres,
         assert await wrong(stage, answers) == []
 
 
-@pytest.mark.timeout(150)
-async def test_a_broker_that_hangs_does_not_hold_up_the_stop(create_database, private_kafka):
+async def stops_while_a_broker_hangs(create_database, private_kafka):
     """It ends in time and hands over what is decided; another process finishes it as soon as the broker answers.
 
     The only broker of its cluster hangs for less than its session: one that was given up meanwhile finds no leader for
