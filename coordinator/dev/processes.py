@@ -60,7 +60,7 @@ class Process:
                 group=pwd.getpwnam(user).pw_gid if user else None,
                 extra_groups=[] if user else None,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if dies_with_us else None,
+                preexec_fn=die_with_parent if dies_with_us else None,
             )
         return cls(child.pid, psutil.Process(child.pid).create_time(), ends_on)
 
@@ -194,5 +194,6 @@ def _freeze(targets: Sequence[psutil.Process]) -> None:
                 time.sleep(0.001)  # Nobody tells us: the kernel tells a parent only, and these may be grandchildren.
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that forked it ends, however that ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,5 @@
 """The stage of the acceptance tests: the social-post service on real servers, and an observer beside it."""
 
-import asyncio
-import json
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,16 +18,20 @@ WHOLE_WITHIN_S = 40.0
 
 @dataclass
 class Stage:
-    """A surviving process, what is really there, and processes that may be killed."""
+    """A surviving process, and what is really there."""
 
     database: str
     brokers: str
     coordinator: Coordinator
     seen: Observer
-    children: list["Children"] = field(default_factory=list)
     repeats: Counter[str] = field(default_factory=Counter)
     """How often a test has told a relay that it has not delivered the message of an author, when it had."""
     armed: ArmedFaults = field(default_factory=lambda: ArmedFaults(faults=[]))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where another process finds the servers."""
+        return {"COORDINATOR_POSTGRES_URL": self.database, "COORDINATOR_KAFKA_BOOTSTRAP": self.brokers}
 
     async def post(self, author: str, *, policy: str = "rollback", recipe: str | None = None) -> str:
         """Write one post; what the caller was told: committed, aborted or in doubt."""
@@ -72,49 +73,6 @@ class Stage:
         return {what: count for what, count in left.items() if count}
 
 
-class Children:
-    """One fork server: processes that are killed by their faults, one after the other."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process, self._turn = process, asyncio.Lock()
-
-    @classmethod
-    async def start(cls, database: str, brokers: str) -> "Children":
-        """Start it."""
-        import os
-
-        environment = {
-            **os.environ,
-            "COORDINATOR_POSTGRES_URL": database,
-            "COORDINATOR_KAFKA_BOOTSTRAP": brokers,
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.acceptance.forkserver",
-            env=environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        return cls(process)
-
-    async def run(self, **order: str) -> tuple[int, int]:
-        """Run one child to its end; (pid, the signal that killed it)."""
-        async with self._turn:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            await self._process.stdin.drain()
-            answer = json.loads(await self._process.stdout.readline())
-            return answer["pid"], answer["signal"]
-
-    async def stop(self) -> None:
-        """End it."""
-        self._process.kill()
-        await self._process.wait()
-
-
 @asynccontextmanager
 async def staged(database: str, kafka: LocalKafka) -> AsyncIterator[Stage]:
     """A stage on *database* and *kafka*, with the topic and tables of the service."""
@@ -126,4 +84,4 @@ async def staged(database: str, kafka: LocalKafka) -> AsyncIterator[Stage]:
             yield Stage(database, kafka.bootstrap, coordinator, seen)
 
 
-__all__ = ["TOPIC", "Children", "Stage", "staged"]
+__all__ = ["TOPIC", "Stage", "staged"]

@@ -11,7 +11,8 @@ import pytest
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import Cell
 from examples.social_post.observer import until
-from tests.acceptance.stage import Children, staged
+from tests.acceptance.children import children_of
+from tests.acceptance.stage import staged
 
 PATHS: dict[str, tuple[str, ...]] = {
     "commit-record": ("pg.begin", "kafka.produce", "pg.commit_record", "kafka.end.commit", "journal.finish"),
@@ -111,34 +112,24 @@ async def test_the_faults_above_left_nothing_over(stage):
 @pytest.fixture(scope="module")
 async def crashed(stage):
     """Kill a process in every cell, a few at a time; the stage's own process recovers all of them."""
-    servers = [await Children.start(stage.database, stage.brokers) for _ in range(KILLED_AT_A_TIME)]
     results = {}
-    queue = list(CRASHES)
 
-    async def work(children: Children) -> None:
-        while queue:
-            recipe, point, cell = queue.pop(0)
-            author = f"{recipe} {point}:{cell} crash"
-            _, signal = await children.run(
-                author=author,
-                recipe=recipe,
-                policy="backup-polling" if recipe == "outbox" else "rollback",
-                faults=f"{point}:{cell}=crash",
-                linger_s="2.5" if point in ("journal.finish", *LOOPS) else "0.5",
-            )
-            results[recipe, point, cell] = (author, signal)
+    async def one(children, recipe, point, cell):
+        author, policy = f"{recipe} {point}:{cell} crash", "backup-polling" if recipe == "outbox" else "rollback"
+        linger_s = "2.5" if point in ("journal.finish", *LOOPS) else "0.5"
+        _, returned = await children.run(author, recipe, policy, linger_s, COORDINATOR_FAULTS=f"{point}:{cell}=crash")
+        results[recipe, point, cell] = (author, returned)
 
-    await asyncio.gather(*(work(children) for children in servers))
-    for children in servers:
-        await children.stop()
+    async with children_of("tests.acceptance.post_child", KILLED_AT_A_TIME, **stage.environment) as children:
+        await asyncio.gather(*(one(children, *crash) for crash in CRASHES))
     return results
 
 
 @pytest.mark.parametrize(("recipe", "point", "cell"), CRASHES)
 async def test_a_process_killed_anywhere_leaves_a_whole_transaction(stage, crashed, recipe, point, cell):
     """Whoever survives finishes it: both systems agree."""
-    author, signal = crashed[recipe, point, cell]
-    assert signal == 9, "the process was not killed: the cell never fired"
+    author, returned = crashed[recipe, point, cell]
+    assert returned == -9, "the process was not killed: the cell never fired"
     assert await stage.whole(author) in {(0, 0), (1, 1)}
     assert await stage.unexplained() == {}
 

@@ -5,8 +5,6 @@ As in the matrix of the path, every cell and action must fire, and whatever happ
 
 import asyncio
 import itertools
-import os
-import sys
 
 import asyncpg
 import pytest
@@ -18,6 +16,7 @@ from examples.social_post.promises import SETTINGS
 from examples.social_post.service import coordinator_of, create_post
 from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.inbox import Inbox
+from tests.acceptance.children import children_of
 from tests.acceptance.stage import staged
 from tests.acceptance.test_matrix import IN_PROCESS, LOOPS, PATHS
 
@@ -243,20 +242,13 @@ async def test_a_fault_beside_the_path_breaks_no_promise(stage, point, cell, act
 @pytest.fixture(scope="module")
 async def killed(stage):
     """A process killed in every cell of the points that no loop and no healthy transaction passes."""
-    at_once, results = asyncio.Semaphore(3), {}
-    environment = {
-        **os.environ,
-        "COORDINATOR_POSTGRES_URL": stage.database,
-        "COORDINATOR_KAFKA_BOOTSTRAP": stage.brokers,
-    }
+    results = {}
 
-    async def one(point, cell) -> None:
-        arguments = ["-m", "tests.acceptance.crash_child", point, cell, f"beside {point}:{cell} crash"]
-        async with at_once:
-            child = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environment)
-            results[point, cell] = await child.wait()
+    async def one(children, point, cell) -> None:
+        _, results[point, cell] = await children.run(point, cell, f"beside {point}:{cell} crash")
 
-    await asyncio.gather(*(one(point, cell) for point, cell in KILLED))
+    async with children_of("tests.acceptance.crash_child", 3, **stage.environment) as children:
+        await asyncio.gather(*(one(children, point, cell) for point, cell in KILLED))
     return results
 
 

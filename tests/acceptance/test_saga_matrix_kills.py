@@ -1,9 +1,7 @@
 """Every boundary of sagas on a real log, and the process killed there: whoever survives ends the saga as it must."""
 
 import asyncio
-import os
 import signal
-import sys
 from dataclasses import dataclass
 
 import asyncpg
@@ -11,6 +9,7 @@ import pytest
 
 from coordinator import Coordinator
 from coordinator.faults.points import POINTS, Cell
+from tests.acceptance.children import children_of
 from tests.acceptance.saga_crash_child import KINDS, finished
 from tests.acceptance.test_saga_matrix import DONE, SETTINGS, TABLE, UNDONE, Effects
 
@@ -34,18 +33,11 @@ def test_a_process_is_killed_at_every_point_of_sagas():
     assert set(ON_THE_WAY) == {point for point in POINTS if point.startswith("saga.")}
 
 
-async def killed(url, kind, fault):
+async def killed(children, url, kind, fault):
     """A process with a saga of this kind, and the signal that it died of."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.acceptance.saga_crash_child", kind,
-        env={**os.environ, "COORDINATOR_POSTGRES_URL": url, "COORDINATOR_FAULTS": fault},
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            return -await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
+    async with asyncio.timeout(WITHIN_S):
+        _, returned = await children.run(kind, COORDINATOR_POSTGRES_URL=url, COORDINATOR_FAULTS=fault)
+    return -returned
 
 
 @dataclass(frozen=True)
@@ -57,14 +49,14 @@ class Ended:
     sagas: int
 
 
-async def ended(url, point, cell):
+async def ended(children, url, point, cell):
     """A process is killed in this cell, and a survivor sees to its saga."""
     kind, died_of = ON_THE_WAY[point], []
     async with asyncpg.create_pool(url, min_size=1, max_size=4) as pool:
         await pool.execute(TABLE)
         if point == "saga.adopt":  # Of what a first one has left, by a second one.
-            died_of.append(await killed(url, kind, "saga.append:after=crash"))
-        died_of.append(await killed(url, kind, f"{point}:{cell}=crash"))
+            died_of.append(await killed(children, url, kind, "saga.append:after=crash"))
+        died_of.append(await killed(children, url, kind, f"{point}:{cell}=crash"))
         effects = Effects(pool)
         known = [effects.saga(each, **options) for each, options in KINDS.items()]
         async with Coordinator(journal=url, sagas=known, settings=SETTINGS) as survivor, asyncio.timeout(WITHIN_S):
@@ -78,18 +70,19 @@ async def all_ended(postgres):
     """Every cell, a few at a time, each in a database of its own: most of the time goes by until leases expire."""
     results, queue = {}, [(point, cell) for point in ON_THE_WAY for cell in Cell]
 
-    async def work():
+    async def work(children):
         while queue:
             point, cell = queue.pop()
             name = f"killed_{len(queue)}"
             url = await postgres.create_database(name)
             try:
-                results[point, cell] = await ended(url, point, cell)
+                results[point, cell] = await ended(children, url, point, cell)
             except (TimeoutError, OSError) as failure:
                 results[point, cell] = failure
             await postgres.drop_database(name)
 
-    await asyncio.gather(*(work() for _ in range(AT_A_TIME)))
+    async with children_of("tests.acceptance.saga_crash_child", AT_A_TIME) as children:
+        await asyncio.gather(*(work(children) for _ in range(AT_A_TIME)))
     return results
 
 

@@ -5,8 +5,6 @@ Processes are killed: the coordinator's at every boundary of the payment, and th
 
 import asyncio
 import itertools
-import os
-import sys
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -16,6 +14,7 @@ from coordinator import CoordinatorError, InDoubt
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import POINTS, Cell
 from examples.social_post.observer import until
+from tests.acceptance.children import children_of
 from tests.acceptance.tcc_child import AMOUNT, SCENARIOS, TABLES, coordinating, order
 from tests.acceptance.test_matrix import IN_PROCESS
 from tests.integration.http.test_sagas import Payments, losing_the_first_answer
@@ -145,22 +144,27 @@ async def test_a_fault_in_this_process_breaks_no_promise(stage, scenario, cell, 
         assert found == ENDS[scenario]
 
 
-async def child(stage, scenario, cell, account=""):
+@pytest.fixture(scope="module")
+async def children():
+    """Processes that are killed, a few at a time."""
+    async with children_of("tests.acceptance.tcc_child", AT_ONCE) as begun:
+        yield begun
+
+
+async def child(children, stage, scenario, cell, account=""):
     """A process that is killed; what ended it."""
-    command = [sys.executable, "-m", "tests.acceptance.tcc_child", scenario, cell, account, str(stage.payments.port)]
-    environment = {**os.environ, "COORDINATOR_POSTGRES_URL": stage.database}
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
-    return await process.wait()
+    arguments = (scenario, cell, account, str(stage.payments.port))
+    _, returned = await children.run(*arguments, COORDINATOR_POSTGRES_URL=stage.database)
+    return returned
 
 
 @pytest.fixture(scope="module")
-async def killed(stage):
-    """A process killed in every cell of every scenario, a few at a time; the stage's own recovers all of them."""
-    at_once, results = asyncio.Semaphore(AT_ONCE), {}
+async def killed(children, stage):
+    """A process killed in every cell of every scenario; the stage's own recovers all of them."""
+    results = {}
 
     async def one(scenario, cell):
-        async with at_once:
-            results[scenario, cell] = await child(stage, scenario, cell, f"{scenario} {cell} kill")
+        results[scenario, cell] = await child(children, stage, scenario, cell, f"{scenario} {cell} kill")
 
     for scenario, cell in KILLED:
         await stage.open_account(f"{scenario} {cell} kill", permitted=scenario != "cancelled after its vote")
@@ -178,15 +182,16 @@ async def test_a_coordinator_that_is_killed_leaves_both_or_neither(stage, killed
 @pytest.mark.parametrize(
     ("left", "cell", "recovers"), [("confirmed", Cell.BEFORE, "confirmed"), ("tried", Cell.AFTER, "cancelled in doubt")]
 )
-async def test_whoever_recovers_may_be_killed_at_it_too(postgres, left, cell, recovers):
+async def test_whoever_recovers_may_be_killed_at_it_too(postgres, children, left, cell, recovers):
     """One process after the other dies on what the first has left; the last one brings it to the same end, once."""
     async with staged(postgres, f"tcc_{left}") as stage:
         accounts = [f"left {number}" for number in range(AT_ONCE)]
         for account in accounts:
             await stage.open_account(account)
-        assert await asyncio.gather(*(child(stage, left, cell, account) for account in accounts)) == [-9] * AT_ONCE
+        died_of = await asyncio.gather(*(child(children, stage, left, cell, account) for account in accounts))
+        assert died_of == [-9] * AT_ONCE
         for where in Cell:
-            assert await child(stage, recovers, where) == -9, f"it was not killed: {where} never fired"
+            assert await child(children, stage, recovers, where) == -9, f"it was not killed: {where} never fired"
         async with coordinating(stage.database, stage.payments.port):
             for account in accounts:
                 await stage.ends(account, ENDS[left])
@@ -200,12 +205,12 @@ TAKEN_OVER = {
 }
 
 
-async def test_whoever_takes_over_signs_a_higher_term(postgres):
+async def test_whoever_takes_over_signs_a_higher_term(postgres, children):
     """The first one died with term 1; a request of it that comes late is turned away by what the service knows then."""
     async with staged(postgres, "tcc_terms") as stage:
         for left, (cell, _) in TAKEN_OVER.items():
             await stage.open_account(left, permitted=left != "cancelled after its vote")
-            assert await child(stage, left, cell, left) == -9
+            assert await child(children, stage, left, cell, left) == -9
         alive = "SELECT count(*) FROM unanimity.owners WHERE lease_until > now()"
 
         async def nobody_lives():
