@@ -141,7 +141,8 @@ async def compare(stage: Stage) -> None:
     """All sides, in interleaved rounds."""
     stage.progress.say(f"backlogs of {stage.settings.rows} rows")
     async with AsyncExitStack() as stack:
-        teams = {side: await stack.enter_async_context(team(stage, side)) for side in SIDES}
+        formed = await asyncio.gather(*(stack.enter_async_context(team(stage, side)) for side in SIDES))
+        teams = dict(zip(SIDES, formed, strict=True))
         for side, each in teams.items():
             await each.drain(f"{side}.warm", min(stage.settings.rows, 10_000))
         for number in range(stage.settings.rounds):
@@ -165,7 +166,7 @@ async def team(stage: Stage, side: str) -> AsyncIterator[Team]:
     connection = await asyncpg.connect(url)
     if kind != "producer":
         await prepare(connection, kind, stage.settings.rows)
-    workers = [await start(kind, url, stage.kafka.bootstrap) for _ in range(count)]
+    workers = await asyncio.gather(*(start(kind, url, stage.kafka.bootstrap) for _ in range(count)))
     try:
         formed = Team(kind, stage, url, connection, workers)
         await formed.shared()

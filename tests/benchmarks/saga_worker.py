@@ -23,9 +23,8 @@ from typing import Any
 import psutil
 import uvloop
 
-from coordinator import Coordinator
-from coordinator.sagas.definition import Saga
-from coordinator.sagas.steps import sleep, step
+from coordinator import Coordinator, Settings
+from coordinator.sagas import Saga, sleep, step
 from tests.benchmarks.measure import drive
 from tests.benchmarks.readback import Wrong
 
@@ -124,7 +123,7 @@ def closed_loop(one: Callable[[int], Awaitable[None]]) -> Order:
 
 
 @asynccontextmanager
-async def many(url: str) -> AsyncIterator[dict[str, Order]]:
+async def many(url: str, lease_s: str) -> AsyncIterator[dict[str, Order]]:
     """Thousands of our sagas: asleep, left behind, and found again."""
     reached, ended, never = list[float](), list[float](), asyncio.Event()
     leaving = False
@@ -143,7 +142,8 @@ async def many(url: str) -> AsyncIterator[dict[str, Order]]:
     # Its steps are idempotent, so that whoever goes on with it calls them again: any other policy would undo it.
     left = Saga("bench-left", step(first), step(wait, timeout_s=3600.0, on_unknown="retry"), step(end))
 
-    async with Coordinator(journal=url, sagas=[asleep, left]) as coordinator:
+    settings = Settings(lease_s=float(lease_s))
+    async with Coordinator(journal=url, sagas=[asleep, left], settings=settings) as coordinator:
         engine = coordinator.sagas.engine
 
         async def start(saga: Saga, number: int) -> None:
@@ -200,12 +200,12 @@ def expect(found: Any, due: int) -> None:
         raise Wrong(f"a saga came to {found}, and not to {due}")
 
 
-async def main(kind: str, url: str) -> None:
+async def main(kind: str, url: str, *arguments: str) -> None:
     """Be ready, and do as told until standard input ends."""
     logging.basicConfig(level=logging.ERROR)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    made = theirs(kind, url) if kind in DBOS else {"saga": ours, "many": many}[kind](url)
+    made = theirs(kind, url) if kind in DBOS else {"saga": ours, "many": many}[kind](url, *arguments)
     async with made as orders:
         say({})
         while line := await lines.readline():

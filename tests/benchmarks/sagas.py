@@ -18,7 +18,6 @@ from tests.benchmarks.saga_worker import DBOS, WITHIN_S
 from tests.benchmarks.stage import Stage
 
 SIDES = (ratios.SAGA, *DBOS)
-WARM_S = 0.3
 ASLEEP, LEFT = "sagas_asleep", "sagas_left"
 
 
@@ -30,12 +29,13 @@ def steps(rounds: int) -> int:
 async def compare(stage: Stage) -> None:
     """Every round, the same sagas on each side; then, once, the thousands."""
     async with AsyncExitStack() as stack:
-        workers = {}
-        for side in SIDES:
-            url = await stage.postgres.create_database(f"sagas_{side}")
-            workers[side] = await stack.enter_async_context(worker(side, url))
+        urls = [await stage.postgres.create_database(f"sagas_{side}") for side in SIDES]
+        begun = await asyncio.gather(
+            *(stack.enter_async_context(worker(side, url)) for side, url in zip(SIDES, urls, strict=True))
+        )
+        workers = dict(zip(SIDES, begun, strict=True))
         for each in workers.values():
-            await told(each, f"go 64 {WARM_S}")
+            await told(each, f"go 64 {stage.settings.warm_side_s}")
         for number in range(stage.settings.rounds):
             for concurrency in ratios.SAGA_CONCURRENCY:
                 await one_round(stage, workers, number, concurrency)
@@ -66,7 +66,8 @@ async def one_round(
 async def sleepers(stage: Stage) -> None:
     """What sagas cost that wait for tomorrow."""
     count, seconds = stage.settings.sagas, 5 * stage.settings.seconds
-    async with worker("many", await stage.postgres.create_database("sagas_asleep")) as process:
+    url = await stage.postgres.create_database("sagas_asleep")
+    async with worker("many", url, stage.settings.lease_s) as process:
         cost = await told(process, f"sleep {count} {seconds}")
     stage.book.note(ASLEEP, cost)
     said = f"{count:,} sagas asleep: {cost['memory_mb']:.1f} MB, and {cost['cpu_s']:.2f} s of CPU in {seconds:g} s"
@@ -76,22 +77,22 @@ async def sleepers(stage: Stage) -> None:
 
 async def leftovers(stage: Stage) -> None:
     """A process is killed in the middle of many sagas, and another one finishes them."""
-    count = stage.settings.sagas
+    count, lease_s = stage.settings.sagas, stage.settings.lease_s
     url = await stage.postgres.create_database("sagas_left")
-    async with worker("many", url) as first:
+    async with worker("many", url, lease_s) as first:
         await told(first, f"leave {count}")
-        async with worker("many", url) as successor:
+        async with worker("many", url, lease_s) as successor:
             first.kill()
             await first.wait()
             found = await told(successor, f"finish {count}")
     stage.book.note(LEFT, found)
     said = f"{count:,} sagas of a killed process went on after {found['first_s']:.1f} s, {found['rate']:,.0f} a second"
-    stage.book.say(f"{said} to their ends (at least 2,000; the lease is 10 s)")
+    stage.book.say(f"{said} to their ends (at least 2,000; the lease is {lease_s:g} s)")
     stage.progress.step(said)
 
 
 @asynccontextmanager
-async def worker(kind: str, url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker(kind: str, url: str, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
     """A worker that is ready, on the database *url*; gone afterwards."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -99,6 +100,7 @@ async def worker(kind: str, url: str) -> AsyncIterator[asyncio.subprocess.Proces
         "tests.benchmarks.saga_worker",
         kind,
         url,
+        *map(str, arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

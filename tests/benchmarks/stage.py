@@ -13,6 +13,7 @@ import asyncpg
 import psutil
 from rich.console import Console
 
+from coordinator import limits
 from coordinator.dev.downloads import cache_directory
 from coordinator.dev.kafka import LocalKafka
 from coordinator.dev.postgres import LocalPostgres
@@ -28,6 +29,10 @@ class Settings:
     """How long each side of the transactions is driven in each round."""
     warm_s: float = 12.0
     """How long the broker is driven before anything is measured: its JIT needs it."""
+    warm_side_s: float = 0.3
+    """How long each side is driven before it is measured for the first time."""
+    pause_s: float = 0.15
+    """What one side left to be done off its callers' path is not charged to the next."""
     rows: int = 100_000
     """How many rows a relay finds in its backlog."""
     rate: int = 500
@@ -35,9 +40,21 @@ class Settings:
     """How long each side is given `rate` events a second in each round."""
     sagas: int = 10_000
     """How many sagas are asleep, or are left behind by a process that dies."""
+    lease_s: float = limits.LEASE_S
+    """The lease of that process, and of the one that finds what it has left."""
 
 
-QUICK = Settings(rounds=2, seconds=0.3, warm_s=1.0, rows=5_000, latency_s=1.0, sagas=500)
+QUICK = Settings(
+    rounds=2,
+    seconds=0.3,
+    warm_s=1.0,
+    warm_side_s=0.1,
+    pause_s=0.05,
+    rows=5_000,
+    latency_s=1.0,
+    sagas=500,
+    lease_s=2.0,
+)
 
 
 @dataclass(slots=True)

@@ -35,7 +35,17 @@ NAMES = [
     "saga_vs_dbos_c256",
     "saga_latency_vs_dbos_c1",
 ]
-TINY = Settings(rounds=1, seconds=0.1, warm_s=0.1, rows=500, latency_s=0.2, sagas=300)
+TINY = Settings(
+    rounds=1,
+    seconds=0.1,
+    warm_s=0.1,
+    warm_side_s=0.02,
+    pause_s=0.02,
+    rows=500,
+    latency_s=0.2,
+    sagas=300,
+    lease_s=2.0,
+)
 
 
 def full_book() -> Book:

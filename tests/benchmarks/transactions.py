@@ -26,9 +26,6 @@ from tests.benchmarks.stage import Stage
 Work = Callable[[int], Awaitable[None]]
 INSERT = "INSERT INTO rows (body) VALUES ($1)"
 DECIDE = "INSERT INTO decided (gid) VALUES ($1)"
-PAUSE_S = 0.15
-"""What one side left to be done off its callers' path is not charged to the next."""
-WARM_S = 0.3
 SPENDERS = {"client": "cpu", "Kafka": "kafka", "Postgres": "postgres"}
 RECIPES = {
     ratios.COMMIT_RECORD: Recipe.COMMIT_RECORD,
@@ -128,7 +125,7 @@ class Contest:
         """Drive *side* for one round; with what came of it goes what the servers spent on each transaction."""
         before = self.stage.servers_cpu_s()
         measured = await drive(self.work(side), concurrency=self.concurrency, seconds=self.stage.settings.seconds)
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(self.stage.settings.pause_s)
         after = self.stage.servers_cpu_s()
         spent = {f"{server}_us": 1e6 * (after[server] - before[server]) / measured["count"] for server in after}
         return {**measured, **spent}
@@ -205,7 +202,7 @@ async def _rounds(
     async with _producers(stage, concurrency if ratios.AIOKAFKA in sides else 0) as producers:
         contest = Contest(stage, concurrency, coordinator, pool, producers)
         for side in sides:
-            await drive(contest.work(side), concurrency=concurrency, seconds=WARM_S)
+            await drive(contest.work(side), concurrency=concurrency, seconds=stage.settings.warm_side_s)
         for number in range(stage.settings.rounds):
             for side in there_and_back(sides, number):
                 measured = await contest.measure(side)
