@@ -69,10 +69,10 @@ def single_strikes(plan: Plan) -> Iterator[Plan]:
 
 
 def violations(names: Iterable[str]) -> str | None:
-    """The first broken promise of these plans, undisturbed and under every single strike."""
-    for name in names:
-        plan = PLANS[name][1]
-        for struck in (plan, *single_strikes(plan)):
-            if problems := verdict(struck).problems(struck):
-                return f"{name}: {struck.strikes}: {'; '.join(problems)}"
+    """The first broken promise of these plans: of all of them undisturbed, and then under every single strike."""
+    plans = [(name, PLANS[name][1]) for name in names]
+    struck = ((name, one) for name, plan in plans for one in single_strikes(plan))
+    for name, plan in itertools.chain(plans, struck):
+        if problems := verdict(plan).problems(plan):
+            return f"{name}: {plan.strikes}: {'; '.join(problems)}"
     return None
