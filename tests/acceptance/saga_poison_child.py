@@ -14,7 +14,7 @@ from coordinator import Coordinator, Settings, Unavailable
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.steps import step
 
-SETTINGS = Settings(lease_s=1.5, recovery_s=0.1)
+SETTINGS = Settings(lease_s=1.0, recovery_s=0.1)
 OTHERS = 5
 
 

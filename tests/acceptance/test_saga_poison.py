@@ -1,13 +1,12 @@
 """A saga whose step kills its process is set aside after a few deaths, and the others go on."""
 
 import asyncio
-import os
-import sys
 
 import asyncpg
 
 from coordinator import Coordinator, Settings, limits
 from coordinator.sagas import Saga, sleep
+from tests.acceptance.children import children_of
 from tests.acceptance.saga_poison_child import OTHERS, sagas_of
 
 DESK = Saga("desk", sleep("nap", 0))
@@ -20,23 +19,23 @@ WHERE event ->> 't' = 'stuck' AND owner = ''
 COUNTED = "SELECT adoptions FROM unanimity.sagas WHERE name = 'poison'"
 
 
-async def begun(url, what):
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.acceptance.saga_poison_child", what,
-        env={**os.environ, "COORDINATOR_POSTGRES_URL": url},
-    )  # fmt: skip
+def processes(url):
+    """They follow each other."""
+    return children_of("tests.acceptance.saga_poison_child", 1, COORDINATOR_POSTGRES_URL=url)
 
 
-async def deaths_until_it_lives(url, pool):
+async def deaths_until_it_lives(children, pool):
     """Successors, one after the other, until one has lived to see one saga parked and all others ended: who died."""
-    died, child = 0, await begun(url, "begin")
+    died, child = 0, asyncio.create_task(children.run("begin"))
     async with asyncio.timeout(150):
         while True:
-            if child.returncode is None and await pool.fetchval(ENDED) == 2 * OTHERS and await pool.fetchval(STUCK):
-                return died, child
-            if child.returncode is not None:
-                assert child.returncode == 9, "nobody dies but of that step"
-                died, child = died + 1, await begun(url, "serve")
+            if not child.done() and await pool.fetchval(ENDED) == 2 * OTHERS and await pool.fetchval(STUCK):
+                child.cancel()  # It is killed.
+                await asyncio.wait({child})
+                return died
+            if child.done():
+                assert child.result()[1] == 9, "nobody dies but of that step"
+                died, child = died + 1, asyncio.create_task(children.run("serve"))
             await asyncio.sleep(0.05)
 
 
@@ -46,9 +45,8 @@ async def test_a_saga_that_kills_whoever_drives_it_is_parked_and_no_other_one(da
     async with asyncpg.create_pool(database, min_size=1, max_size=2) as pool:
         async with Coordinator(journal=database, sagas=[DESK]):
             pass  # It makes the tables.
-        died, child = await deaths_until_it_lives(database, pool)
-        child.kill()
-        await child.wait()
+        async with processes(database) as children:
+            died = await deaths_until_it_lives(children, pool)
         assert died == limits.ADOPTIONS_MAX + 1
         alerts = await pool.fetch("SELECT kind, detail FROM unanimity.alerts")
         assert [alert["kind"] for alert in alerts] == ["parked-saga"]
@@ -56,9 +54,10 @@ async def test_a_saga_that_kills_whoever_drives_it_is_parked_and_no_other_one(da
         async with Coordinator(journal=database, sagas=[DESK]) as desk:
             handle = await desk.attach(sagas["poison"], "it")
             await handle.resume("let it try once more")
-        async with asyncio.timeout(60):  # Nobody has cured it: it kills as before, but its count begins anew.
-            for _ in range(2):
-                assert await (await begun(database, "serve")).wait() == 9
+        async with processes(database) as children, asyncio.timeout(60):
+            for _ in range(2):  # Nobody has cured it: it kills as before, but its count begins anew.
+                _, returned = await children.run("serve")
+                assert returned == 9
         assert await pool.fetchval(COUNTED) == 1
         async with Coordinator(journal=database, sagas=sagas.values(), settings=Settings(lease_s=1.0)) as cured:
             async with asyncio.timeout(60):
