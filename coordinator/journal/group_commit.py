@@ -56,21 +56,15 @@ class GroupCommit(Generic[Item, Result]):
         """Wait until *item* is durable; its result. A caller that is cancelled takes nothing back."""
         return await self.put(item)
 
-    async def write(self, item: Item) -> Result:
+    def write(self, item: Item) -> Awaitable[Result]:
         """As `submit`; but who is alone writes in his own task, and cuts that write off where he is cancelled.
 
         There is nobody to share with, and to wake another task and be woken by it is a tenth of what a saga takes that
         runs by itself.
         """
         if self._last > 1 or self._closed or self._is_at_work():
-            return await self.put(item)
-        try:
-            result = (await self._flush([item]))[0]
-        finally:
-            self._gather()  # What came meanwhile.
-        if isinstance(result, BaseException):
-            raise result
-        return result
+            return self.put(item)
+        return self._write_alone(item)
 
     def put(self, item: Item) -> "asyncio.Future[Result]":
         """Queue *item*; the future of its result, which need not be awaited."""
@@ -131,6 +125,17 @@ class GroupCommit(Generic[Item, Result]):
                     future.exception()  # Seen: an item that was only queued has nobody who would await it.
                 else:
                     future.set_result(result)
+
+    async def _write_alone(self, item: Item) -> Result:
+        if self._is_at_work():  # It was not awaited at once.
+            return await self.put(item)
+        try:
+            result = (await self._flush([item]))[0]
+        finally:
+            self._gather()  # What came meanwhile.
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _taken(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
         """All that waits; or half of it, where there is enough for two writers at once."""

@@ -163,10 +163,10 @@ async def test_closing_waits_for_a_writer_that_is_only_needed_meanwhile():
 async def test_who_is_alone_writes_in_his_own_task_and_what_comes_meanwhile_is_written_after():
     writer = Writer()
     queue = GroupCommit("queue", writer)
-    alone = asyncio.create_task(queue.write(1))
+    alone = asyncio.ensure_future(queue.write(1))
     await turns(1)
     assert (writer.batches, queue._tasks) == ([[1]], set())
-    rest = [asyncio.create_task(queue.write(each)) for each in (2, 3)]
+    rest = [asyncio.ensure_future(queue.write(each)) for each in (2, 3)]
     await turns()
     writer.let.set()
     assert await asyncio.gather(alone, *rest) == [10, 20, 30]
@@ -176,7 +176,7 @@ async def test_who_is_alone_writes_in_his_own_task_and_what_comes_meanwhile_is_w
 async def test_who_writes_alone_and_is_cancelled_leaves_what_came_meanwhile_to_another():
     writer = Writer()
     queue = GroupCommit("queue", writer)
-    alone = asyncio.create_task(queue.write(1))
+    alone = asyncio.ensure_future(queue.write(1))
     await turns(1)
     put = queue.put(2)
     closing = asyncio.create_task(queue.close())
