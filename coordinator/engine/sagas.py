@@ -126,7 +126,7 @@ class SagaEngine:
     async def _start_unasked(self, saga: Saga, new: NewSaga, value: Any, losses: int) -> None:
         """Go on with what may have begun, though nobody waits for it any more."""
         try:
-            self._taken_up(saga, await self._started(new), value, losses)
+            self._taken_up(saga, await self._started(new, again=True), value, losses)
         except (InDoubt, Refused, Replaced) as failure:
             logger.warning("saga %s, whose caller was cancelled, is not driven here: %s", new.gid, failure)
 
@@ -141,12 +141,18 @@ class SagaEngine:
         self.drive(run)
         return run
 
-    async def _started(self, new: NewSaga) -> Standing:
-        """Asked again under the same id for as long as a caller may wait: it begins once, however often it is asked."""
+    async def _started(self, new: NewSaga, *, again: bool = False) -> Standing:
+        """Asked again under the same id for as long as a caller may wait: it begins once, however often it is asked.
+
+        *again*: it was asked before. What began then may have been found and driven since, also to its end.
+        """
         until_s, pause_s = self.clock.monotonic_s() + limits.PARTICIPANT_CALL_S, limits.FINISH_BACKOFF_S
         while True:
             try:
-                return await self.log.start(new)
+                standing = await self.log.start(new)
+                if again and standing.ours:
+                    loaded = await self.log.load(new.gid)
+                    standing.ours = loaded is not None and loaded.reigns == 1
             except (Unavailable, *UNKNOWN) as failure:
                 if self.clock.monotonic_s() > until_s:
                     raise InDoubt(
@@ -154,7 +160,10 @@ class SagaEngine:
                         "same key",
                         gid=new.gid,
                     ) from failure
+                again = True
                 await self.clock.sleep(self.calls.chance.uniform(0, pause_s))
+            else:
+                return standing
 
     def await_here(self, run: SagaRun) -> "asyncio.Future[SagaOutcome]":
         """A future of *run*'s end, while it is driven here."""

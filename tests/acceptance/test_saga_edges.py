@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from coordinator import Coordinator, InvalidDefinition, KeyReused, Refused, Unavailable, limits
-from coordinator.errors import Compensated, Misconfigured, Parked, TurnedAway
+from coordinator.errors import Compensated, Disconnected, Misconfigured, Parked, TurnedAway
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, Status, await_signal, sleep, step
 from tests.acceptance.test_sagas import QUICK, SETTINGS, coordinator, journal, phase, until, world
@@ -331,3 +331,25 @@ async def test_a_cancel_that_comes_while_the_pivot_is_called_and_is_done_leaves_
     world.holds["pay"].set()
     outcome = await handle.result()
     assert (outcome.completed, outcome.reason, saga.label) == (True, "", handle.saga.label)
+
+
+async def test_a_saga_that_was_found_before_its_start_was_answered_is_not_driven_from_its_beginning_again(
+    coordinator, world, monkeypatch
+):
+    """The answer was lost, and the database was away for so long that whoever looks for strays came first."""
+    monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 0.05)
+    log, answers = coordinator.sagas.engine.log, 0
+    begin = type(log).start
+
+    async def start(self, new):
+        nonlocal answers
+        answers += 1
+        if answers == 1:
+            await begin(self, new)
+            raise Disconnected("its answer never came")
+        await until(lambda: world.did == ["reserve", "charge", "ship"])
+        return await begin(self, new)
+
+    monkeypatch.setattr(type(log), "start", start)
+    assert (await coordinator.run(world.saga(), 1, key="order")).completed
+    assert (answers, world.did) == (2, ["reserve", "charge", "ship"])
