@@ -7,7 +7,7 @@ has come goes on with it, as with what a dead process left (`saga_recovery.py`):
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -152,7 +152,7 @@ class SagaEngine:
                 standing = await self.log.start(new)
                 if again and standing.ours:
                     loaded = await self.log.load(new.gid)
-                    standing.ours = loaded is not None and loaded.reigns == 1
+                    standing = replace(standing, ours=loaded is not None and loaded.reigns == 1)
             except (Unavailable, *UNKNOWN) as failure:
                 if self.clock.monotonic_s() > until_s:
                     raise InDoubt(
