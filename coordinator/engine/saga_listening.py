@@ -92,7 +92,7 @@ class Listening:
     def is_late(self, run: SagaRun) -> bool:
         """Whether its deadline has passed, and it can still be called off."""
         due_s = run.deadline_s
-        return due_s != _NEVER and due_s < self.clock.monotonic_s() and cancellable(run.saga.shape, run.state)
+        return due_s != _NEVER and due_s <= self.clock.monotonic_s() and cancellable(run.saga.shape, run.state)
 
     def wake_in_s(self, run: SagaRun) -> float | None:
         """Seconds until something is to be done without a signal; None is never."""
