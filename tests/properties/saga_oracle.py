@@ -7,7 +7,7 @@ are promised: each step once or undone once, in reverse order, nothing after its
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.properties.saga_plans import ATTEMPTS, Plan
+from tests.properties.saga_plans import ATTEMPTS, GOOD, Plan, StepPlan
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Verdict:
     """How many are open in the end."""
     called_off_parked: int | None = None
     """How much had been seen when it was called off, and that was accepted, while it was parked; None: it was not."""
+    called_off_running: int | None = None
+    """The same where it was not parked."""
+    skipped: frozenset[int] = frozenset()
+    """The step that an operator took on himself."""
     drives: int = 1
     """How often it was taken up: begun, adopted, woken or resumed."""
     strikes: int = 0
@@ -49,6 +53,7 @@ class Verdict:
             *_around_the_pivot(plan, self),
             *_in_flight(plan, self),
             *_called_again(plan, self),
+            *_called_off(plan, self),
             *_ending(plan, self),
             *_attempts(self),
         ]
@@ -72,7 +77,7 @@ def _out_of_order(plan: Plan, verdict: Verdict) -> list[str]:
             found += [
                 f"s{step} happened before s{b}, which it comes after"
                 for b in plan.steps[step].after
-                if plan.steps[b].nap_s is None and at.get((b, "action"), when + 1) > when
+                if plan.steps[b].calls and b not in verdict.skipped and at.get((b, "action"), when + 1) > when
             ]
             continue
         if own is None or own > when:
@@ -81,7 +86,7 @@ def _out_of_order(plan: Plan, verdict: Verdict) -> list[str]:
             happened = at.get((later, "action"), when + 1) < when
             if step in plan.before(later) and plan.steps[later].undoable and happened:
                 undone = at.get((later, "compensation"))
-                if undone is None or undone > when:
+                if later not in verdict.skipped and (undone is None or undone > when):
                     found.append(f"s{step} was undone before s{later}, which comes after it")
     return found
 
@@ -123,19 +128,41 @@ def _called_again(plan: Plan, verdict: Verdict) -> list[str]:
     for s in verdict.seen:
         if s.what != "call" or s.direction != "action" or plan.steps[s.step].on_unknown == "retry":
             continue
-        resumed = plan.resumes and plan.pivot is not None and plan.pivot in {s.step, *plan.before(s.step)}
+        resumed = plan.operator == "resume" and plan.pivot is not None and plan.pivot in {s.step, *plan.before(s.step)}
         if by.setdefault(s.step, s.process) < s.process and not resumed:  # In the order of their names they began.
             found.append(f"s{s.step} was called by {by[s.step]}, which was lost, and again by {s.process}")
     return found
 
 
+def _called_off(plan: Plan, verdict: Verdict) -> list[str]:
+    """Once it is called off nothing is begun any more, unless the pivot was being called, and was done.
+
+    Another process than the one that drives it hears of that a little later; and where what was written last is lost or
+    late, it may be the end.
+    """
+    strikes, since = {strike.action for strike in plan.strikes}, verdict.called_off_running
+    passed = plan.pivot is not None and ((plan.pivot, "action") in _effects(verdict) or plan.pivot in verdict.skipped)
+    if since is None or passed or strikes & {"takeover", "reborn", "stop"}:
+        return []
+    called = [(at, s.step) for at, s in enumerate(verdict.seen) if (s.what, s.direction) == ("call", "action")]
+    before = {step for at, step in called if at < since}
+    found = [
+        f"s{step} was begun after it had been called off" for at, step in called if at >= since and step not in before
+    ]
+    if verdict.ending == "completed" and not strikes & {"lost", "late"}:
+        found.append("completed, though it had been called off")
+    return found
+
+
 def _ending(plan: Plan, verdict: Verdict) -> list[str]:
     at, found = _effects(verdict), []
-    actions = [index for index, step in enumerate(plan.steps) if step.nap_s is None]
-    was_parked = verdict.told == "parked" and (plan.resumes or plan.cancel_at_s is not None)
+    actions = [index for index, step in enumerate(plan.steps) if step.calls and index not in verdict.skipped]
+    was_parked = verdict.told == "parked" and (plan.operator or plan.cancel_at_s is not None)
     if verdict.told and verdict.told != verdict.ending and not was_parked:
         found.append(f"whoever waited was told {verdict.told}, and it is {verdict.ending}")
-    if verdict.alerts > (verdict.ending == "parked"):
+    # Whoever dies right after he wrote a word that was the end of it closes no alert, and nobody takes it up any more.
+    left_open = bool(verdict.skipped) and plan.loses
+    if verdict.alerts > (verdict.ending == "parked" or left_open):
         found.append(f"{verdict.alerts} alerts are open, and it is {verdict.ending}")
     match verdict.ending:
         case "completed":
@@ -164,30 +191,39 @@ def _ending(plan: Plan, verdict: Verdict) -> list[str]:
 def _may_turn_back(plan: Plan) -> bool:
     """Whether somebody has called it off, or a step was refused, unknown by its policy, or failed at every attempt.
 
-    What a lost process may have called is unknown, like what timed out.
+    What a lost process may have called is unknown, like what timed out; and a time may pass.
     """
-    if plan.cancel_at_s is not None:
+    if plan.cancel_at_s is not None or plan.deadline_s is not None:
         return True
-    for step in plan.steps:
-        failed = [answer for answer in step.answers if answer not in ("ok", "twice")]
-        unknown = [answer for answer in failed if answer.startswith(("timeout", "late"))]
-        doubtful = unknown or (plan.loses and step.nap_s is None)
-        if "refused" in failed or len(failed) >= ATTEMPTS or (doubtful and step.on_unknown != "retry"):
-            return True
-    return False
+    return any(_may_fail(plan, step) or step.told_in_vain for step in plan.steps)
+
+
+def _may_fail(plan: Plan, step: StepPlan) -> bool:
+    """Whether a step may end otherwise than done, going by what it is answered."""
+    failed = [answer for answer in step.answers if answer not in GOOD]
+    doubtful = _may_be_unknown(plan, step)
+    return "refused" in failed or len(failed) >= ATTEMPTS or (doubtful and step.on_unknown != "retry")
+
+
+def _may_be_unknown(plan: Plan, step: StepPlan) -> bool:
+    return step.calls and (plan.loses or any(answer.startswith(("timeout", "late")) for answer in step.answers))
 
 
 def _may_be_stuck(plan: Plan) -> bool:
-    """Whether an undoing or a question fails as often as it may be made, or something at or behind the pivot fails."""
+    """Whether an undoing or a question fails as often as it may be made, or there is no way back from what failed.
+
+    That is behind the pivot; and at the pivot itself where nobody knows of it when all its attempts are over.
+    """
     pivot = plan.pivot
     for index, step in enumerate(plan.steps):
-        bad = [answer for answer in step.undo if answer not in ("ok", "twice")]
-        unasked = [answer for answer in step.asked if answer != "ok"]
-        if len(bad) >= ATTEMPTS or len(unasked) >= ATTEMPTS:
+        undo = [answer for answer in step.undo if answer not in GOOD]
+        unasked = [answer for answer in step.asked if answer not in GOOD]
+        if len(undo) >= ATTEMPTS or len(unasked) >= ATTEMPTS:
             return True
-        behind = pivot is not None and (index == pivot or pivot in plan.before(index))
-        lost = plan.loses and step.on_unknown != "retry" and step.nap_s is None
-        if behind and (set(step.answers) - {"ok", "twice"} or lost):
+        failed = [answer for answer in step.answers if answer not in GOOD]
+        if index == pivot and step.on_unknown == "retry" and len(failed) >= ATTEMPTS and _may_be_unknown(plan, step):
+            return True
+        if pivot is not None and pivot in plan.before(index) and (_may_fail(plan, step) or step.told_in_vain):
             return True
     return False
 

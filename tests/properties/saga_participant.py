@@ -6,9 +6,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from coordinator.errors import Refused, Unavailable
-from coordinator.sagas import Attempts, Saga, StepContext, sleep, step
+from coordinator.sagas import Attempts, Saga, StepContext, await_signal, sleep, step
 from tests.properties.saga_oracle import Seen
-from tests.properties.saga_plans import ATTEMPTS, Plan
+from tests.properties.saga_plans import ATTEMPTS, WITHIN_S, Plan
 
 TIMEOUT_S, LATE_S = 1.0, 4.0
 OFTEN = Attempts(at_most=ATTEMPTS, backoff_s=0.1, backoff_max_s=0.5)
@@ -68,6 +68,8 @@ class Participant:
                 await asyncio.sleep(2 * TIMEOUT_S)
             case "twice":
                 self.apply(index, direction, attempt)
+            case "slow":
+                await asyncio.sleep(0.8 * TIMEOUT_S)
             case "unknown":
                 return "unknown"
         if direction == "status":
@@ -114,6 +116,9 @@ def saga_of(plan: Plan, participant: Participant) -> Saga:
         if each.nap_s is not None:
             listed.append(sleep(name, each.nap_s, after=after))
             continue
+        if each.told_at_s is not None:
+            listed.append(await_signal(name, within=WITHIN_S, after=after))
+            continue
         listed.append(
             step(
                 function(index), name=name, after=after, pivot=each.pivot, on_unknown=each.on_unknown,
@@ -122,4 +127,4 @@ def saga_of(plan: Plan, participant: Participant) -> Saga:
                 retry=OFTEN, undo_retry=OFTEN, timeout_s=TIMEOUT_S,
             )
         )  # fmt: skip
-    return Saga("tried", *listed)
+    return Saga("tried", *listed, deadline_s=plan.deadline_s)

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 
 ATTEMPTS = 2
 """How often a call is made before its step is taken for failed; the same for a compensation and a question."""
-ANSWERS = ("ok", "refused", "unavailable", "conflict", "timeout, done", "timeout, not done", "twice", "late")
-"""`conflict` is a serialisation failure of the participant's database; `late` is given up first, and arrives then."""
+ANSWERS = ("ok", "refused", "unavailable", "conflict", "timeout, done", "timeout, not done", "twice", "late", "slow")
+"""`conflict` is a serialisation failure of the participant's database; `late` is given up first, and arrives then;
+`slow` is a yes that comes when others have long been answered."""
+GOOD = frozenset({"ok", "twice", "slow"})
 UNDO_ANSWERS = tuple(answer for answer in ANSWERS if answer != "refused")
 ASKED = ("ok", "unknown", "unavailable")
 LOG_ACTIONS = ("crash", "lost", "late", "takeover", "reborn", "stop")
 LOST_ACTIONS = ("crash", "takeover", "reborn")
 """After these, whoever goes on with a saga does not know what its former driver had begun; after a `stop` it does."""
+WITHIN_S = 6.0
+"""How long a signal is waited for."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,22 @@ class StepPlan:
     pivot: bool = False
     on_unknown: str = "retry"
     nap_s: float | None = None
+    """It is no call, but sleeps so long."""
+    told_at_s: float | None = None
+    """It is no call, but waits for a signal that is sent then: in time before `WITHIN_S`, whenever the wait begins."""
     answers: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
+
+    @property
+    def calls(self) -> bool:
+        """Whether it calls anybody."""
+        return self.nap_s is None and self.told_at_s is None
+
+    @property
+    def told_in_vain(self) -> bool:
+        """Whether its signal may come too late."""
+        return self.told_at_s is not None and self.told_at_s >= WITHIN_S
 
 
 @dataclass(frozen=True)
@@ -48,8 +65,9 @@ class Plan:
     steps: tuple[StepPlan, ...]
     strikes: tuple[Strike, ...] = field(default=())
     cancel_at_s: float | None = None
-    resumes: bool = False
-    """Whether an operator lets it go on, once, where it is parked."""
+    operator: str = ""
+    """What an operator says, once, where it is parked: nothing, `resume`, or `skip` (the step that it is parked at)."""
+    deadline_s: float | None = None
 
     def before(self, index: int) -> set[int]:
         """All steps that *index* comes after, directly or not."""
@@ -70,7 +88,7 @@ class Plan:
 
 
 def _answers(draw: st.DrawFn, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(draw(st.lists(st.sampled_from(allowed), max_size=ATTEMPTS + 1)))
+    return tuple(draw(st.lists(st.sampled_from(allowed), max_size=2 * ATTEMPTS)))
 
 
 @st.composite
@@ -81,8 +99,10 @@ def _step(draw: st.DrawFn, index: int, pivot: int | None) -> StepPlan:
         after = set(range(index))  # What is neither before nor behind the pivot is no saga.
     elif behind and not any(earlier >= pivot for earlier in after):
         after.add(pivot)
-    if index != pivot and draw(st.integers(0, 7)) == 7:
-        return StepPlan(after=tuple(sorted(after)), nap_s=draw(st.sampled_from([0.0, 3.0])))
+    if index != pivot and (kind := draw(st.integers(0, 9))) > 7:
+        if kind == 8:
+            return StepPlan(after=tuple(sorted(after)), nap_s=draw(st.sampled_from([0.0, 3.0])))
+        return StepPlan(after=tuple(sorted(after)), told_at_s=draw(st.sampled_from([0.5, 4.0, 9.0])))
     undoable = index != pivot and not behind and draw(st.booleans())
     policies = ["retry", "ask"] if index == pivot else ["retry", "ask", "compensate"]
     return StepPlan(
@@ -97,8 +117,8 @@ def _step(draw: st.DrawFn, index: int, pivot: int | None) -> StepPlan:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
-    """Any saga of up to six steps, with up to two strikes."""
+def plans(draw: st.DrawFn, *, strikes_max: int = 2) -> Plan:
+    """Any saga of up to six steps, with up to so many strikes."""
     count = draw(st.integers(1, 6))
     pivot = draw(st.none() | st.integers(0, count - 1))
     steps = tuple(draw(_step(index, pivot)) for index in range(count))
@@ -106,10 +126,11 @@ def plans(draw: st.DrawFn) -> Plan:
         Strike, at=st.integers(0, 2 * count + 3), cell=st.sampled_from(["before", "after"]),
         action=st.sampled_from(LOG_ACTIONS),
     )  # fmt: skip
-    strikes = draw(st.lists(strike, max_size=2, unique_by=lambda s: s.at))
+    strikes = draw(st.lists(strike, max_size=strikes_max, unique_by=lambda s: s.at))
     return Plan(
         steps=steps,
         strikes=tuple(sorted(strikes, key=lambda s: s.at)),
         cancel_at_s=draw(st.none() | st.sampled_from([0.5, 2.5, 8.0])),
-        resumes=draw(st.booleans()),
+        operator=draw(st.sampled_from(["", "resume", "skip"])),
+        deadline_s=draw(st.sampled_from([None, None, 0.5, 2.5, 8.0])),
     )

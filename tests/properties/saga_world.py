@@ -131,6 +131,8 @@ class SagaWorld:
         self.writes, self.struck = 0, 0
         self.called_off = self.plan.cancel_at_s is None
         self.called_off_parked: int | None = None
+        self.called_off_running: int | None = None
+        self.skipped: frozenset[int] = frozenset()
         self._kept: set[asyncio.Task[Any]] = set()
 
     async def run(self, point: str, effect: Callable[[], Awaitable[Any]], labels: Mapping[str, str]) -> Any:
@@ -244,6 +246,9 @@ class SagaWorld:
             client = self._keep(self._client())
             if self.plan.cancel_at_s is not None:
                 self._keep(self._call_off(self.plan.cancel_at_s))
+            for index, step in enumerate(self.plan.steps):
+                if step.told_at_s is not None:
+                    self._keep(self._tell(f"s{index}", step.told_at_s))
             phase = await self._settled()
             await asyncio.sleep(30.0)  # What is late arrives, and who stood still goes on.
             after = await self._phase()
@@ -254,6 +259,8 @@ class SagaWorld:
                 seen=self.participant.seen,
                 alerts=len(self.memory.alerts.keys() - self.memory.resolved),
                 called_off_parked=self.called_off_parked,
+                called_off_running=self.called_off_running,
+                skipped=self.skipped,
                 drives=1 + sum(process.sagas.recovery.recovered for process in self.processes.values()),
                 strikes=self.struck,
                 writes=self.writes,
@@ -294,15 +301,24 @@ class SagaWorld:
         return "completed"
 
     async def _call_off(self, at_s: float) -> None:
-        await asyncio.sleep(at_s)
-        while not self.memory.sagas or not self._alive():  # noqa: ASYNC110 - time is virtual, and this is simple.
-            await asyncio.sleep(0.5)
+        await self._begun(at_s)
         parked, seen = await self._phase() == "parked", len(self.participant.seen)
         with contextlib.suppress(Refused):
             await (await self._handle()).cancel("called off")
-            self.called_off_parked = seen if parked else None
+            self.called_off_parked, self.called_off_running = (seen, None) if parked else (None, seen)
         await asyncio.sleep(2.0)
         self.called_off = True
+
+    async def _tell(self, name: str, at_s: float) -> None:
+        await self._begun(at_s)
+        with contextlib.suppress(Refused):  # It may have ended.
+            await (await self._handle()).signal(name)
+
+    async def _begun(self, at_s: float) -> None:
+        """Wait until then, and until there is a saga, and somebody to speak to it by."""
+        await asyncio.sleep(at_s)
+        while not self.memory.sagas or not self._alive():  # noqa: ASYNC110 - time is virtual, and this is simple.
+            await asyncio.sleep(0.5)
 
     def _alive(self) -> bool:
         return bool(self.processes.keys() - self.dead)
@@ -313,19 +329,31 @@ class SagaWorld:
 
     async def _settled(self) -> str:
         """Its phase, once it has ended or waits for an operator, or nothing has come of it for long."""
-        resumes = 1 if self.plan.resumes else 0
+        word = self.plan.operator
         for _ in range(120):
             await asyncio.sleep(1.0)
             phase = await self._phase()
             if phase in ("completed", "compensated"):
                 return phase
             if phase == "parked" and self.called_off:
-                if not resumes:
+                if not word:
                     return phase
-                resumes -= 1
-                await (await self._handle()).resume("once more")
+                await self._say(word)
+                word = ""
                 await asyncio.sleep(2.0)
         return f"{phase} still"
+
+    async def _say(self, word: str) -> None:
+        handle = await self._handle()
+        if word == "resume":
+            await handle.resume("once more")
+            return
+        state = await self.live.sagas.state(handle.gid, self.saga)
+        assert state is not None
+        assert state.parked is not None
+        _, step = state.parked
+        await handle.skip(step, "done by hand")
+        self.skipped = frozenset({int(step.removeprefix("s"))})
 
     async def _phase(self) -> str:
         if not self.memory.sagas or not self._alive():
