@@ -150,6 +150,15 @@ async def test_what_is_loaded_is_what_was_written_in_its_order(a, b):
     assert await b.log.find("checkout", "none") is None
 
 
+async def test_deadlines_are_kept_of_those_that_share_a_write_and_of_one_that_begins_alone(a):
+    alone, *shared = [new_saga(deadline_s=deadline_s) for deadline_s in (60.0, 70.0, None, 80.0)]
+    await a.log.start(alone)
+    await asyncio.gather(*(a.log.start(new) for new in shared))
+    left = [(await a.log.load(new.gid)).left_s for new in (alone, *shared)]
+    assert left[2] is None
+    assert [round(seconds, -1) for seconds in left if seconds is not None] == [60.0, 70.0, 80.0]
+
+
 async def test_a_repeated_append_finds_itself_and_another_one_at_its_place_is_refused(a):
     standing, new = await a.begun()
     await a.log.append(standing.number, 0, DONE)

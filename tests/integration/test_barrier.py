@@ -174,25 +174,30 @@ async def test_terms_are_as_large_as_the_journal_s(url):
 
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_purging_forgets_whole_old_steps_and_no_open_marker(url, driver):
-    """Of one scope, a batch at a time."""
+    """Of one scope, a batch at a time. An undo is young for both, also where nothing of the old action is changed."""
     kind, connected = DRIVERS[driver]
     barrier, old = Barrier("s", kind), Call("old", "pay", Direction.ACTION)
     async with by_asyncpg(url) as connection:
         for call in (old, Call("old", "pay", Direction.COMPENSATION), Call("half", "pay", Direction.ACTION)):
             async with connection.transaction():
                 await Barrier("s").enter(connection, call)
+        refused = Call("refused", "pay", Direction.ACTION)
+        async with connection.transaction():
+            await Barrier("s").enter(connection, refused)
+            await Barrier("s").keep(connection, refused, b"no", refused=True)
         async with connection.transaction():
             await Barrier("other").enter(connection, old)
         await Barrier("s").intend(connection, Call("open", "pay", Direction.ACTION))
         await connection.execute("UPDATE unanimity.barrier SET recorded_at = now() - interval '8 days'")
-        async with connection.transaction():
-            await Barrier("s").enter(connection, Call("half", "pay", Direction.COMPENSATION))
+        for call in (Call("half", "pay", Direction.COMPENSATION), Call("refused", "pay", Direction.COMPENSATION)):
+            async with connection.transaction():
+                await Barrier("s").enter(connection, call)
     async with connected(url, autocommit=False) as connection, kind.transaction(connection):
         assert await barrier.purge(connection) == 2
         assert await barrier.purge(connection) == 0
     async with by_asyncpg(url) as connection:
         left = await connection.fetch("SELECT scope, gid FROM unanimity.barrier GROUP BY 1, 2 ORDER BY 1, 2")
-    assert [tuple(row) for row in left] == [("other", "old"), ("s", "half"), ("s", "open")]
+    assert [tuple(row) for row in left] == [("other", "old"), ("s", "half"), ("s", "open"), ("s", "refused")]
 
 
 async def test_purging_takes_a_bounded_batch(url):

@@ -32,6 +32,7 @@ def saga(gid):
 async def test_only_sagas_that_ended_long_ago_are_forgotten(log, database):
     """With all that happened to them, and all that they were sent."""
     numbers = [(await log.start(saga(f"unan:{n}"))).number for n in range(3)]
+    await log.send("unan:0", "x", "0")
     await log.append(numbers[0], 0, '{"t":"done","s":"a","o":1}', final=True)
     await log.append(numbers[1], 0, '{"t":"done","s":"a","o":1}')
     await log.send("unan:1", "x", "1")
@@ -41,7 +42,36 @@ async def test_only_sagas_that_ended_long_ago_are_forgotten(log, database):
     assert (await log.load("unan:1")).events == ['{"t":"done","s":"a","o":1}']
     connection = await asyncpg.connect(database)
     assert await connection.fetchval("SELECT count(*) FROM unanimity.saga_events") == 1
+    assert [row["number"] for row in await connection.fetch("SELECT number FROM unanimity.saga_signals")] == numbers[
+        1:2
+    ]
     await connection.close()
+
+
+START = ("unan:new", "s", "s@1", None, "f", "null", None)
+UNDER_WAY = {
+    "start_one": lambda number: START,
+    "append_one": lambda number: (number, 0, '{"t":"done","s":"a"}', False),
+    "flush": lambda number: ("", f'{number}\x1f0\x1f{{"t":"done","s":"a"}}\x1ffalse'),
+}
+
+
+@pytest.mark.parametrize("statement", UNDER_WAY)
+async def test_a_takeover_waits_until_what_is_being_written_is_durable(log, database, statement):
+    """Otherwise a successor goes on with a saga as it was before, and what was written comes to stand beside that."""
+    number, (owner, term) = (await log.start(saga("unan:0"))).number, log._owner()
+    writing, other = await asyncpg.connect(database), await asyncpg.connect(database)
+    journal = PostgresJournal(database)
+    await journal.open()
+    owners = PostgresOwners(journal, owner_id="b", lease_s=60)
+    successor = await owners.register()
+    await other.execute("UPDATE unanimity.owners SET lease_until = now() - interval '1 s' WHERE owner = $1", owner)
+    async with writing.transaction():
+        await writing.execute(SQL[statement], owner, term, *UNDER_WAY[statement](number))
+        assert await owners.take_over(successor) == [], "it was taken over while it wrote"
+    assert await owners.take_over(successor) == [owner]
+    for each in (writing, other, journal):
+        await each.close()
 
 
 async def test_where_the_unfinished_begin_moves_on_and_back(log, database):
