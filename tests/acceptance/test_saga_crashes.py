@@ -243,26 +243,33 @@ async def test_what_is_called_settles_before_its_sibling_parks_the_saga(journal,
     async def undo() -> None:
         await world.act("undo")
 
+    async def slow() -> None:
+        await world.act("slow")
+
     async def last() -> None:
         await world.act("last")
 
-    world.raises["lost one"], world.holds["careful"] = [ConnectionResetError()], asyncio.Event()
+    world.raises["lost one"] = [ConnectionResetError()]
+    world.holds["careful"], world.holds["slow"] = asyncio.Event(), asyncio.Event()
     saga = Saga(
         "siblings",
         step(lost_one, after=(), status=known, undo_retry=QUICK),
         step(careful, after=(), compensate=undo, on_unknown="compensate"),
-        step(last, after=("careful")),
+        step(slow, after=(), on_unknown="retry"),
+        step(last, after=("careful"), compensate=undo, on_unknown="compensate"),
     )
     async with process(journal, saga) as first:
         handle = await first.start(saga)
         run = first.sagas.engine.running[handle.gid]
-        await until(lambda: run.held and "careful" in world.begun)
+        await until(lambda: run.held and {"careful", "slow"} <= {*world.begun})
         world.holds["careful"].set()
+        await until(lambda: "careful" in run.state.marks)
+        world.holds["slow"].set()
         await phase(handle, Phase.PARKED)
-        assert world.begun == ["lost one", "careful"]
+        assert world.begun == ["lost one", "careful", "slow"]
         await handle.skip("lost_one", "they say by telephone that it is done")
         assert (await handle.result()).completed
-    assert world.did == ["careful", "last"]
+    assert world.did == ["careful", "slow", "last"]
 
 
 async def test_what_is_being_undone_is_undone_before_its_sibling_parks_the_saga(journal, world):

@@ -241,6 +241,25 @@ def test_doubt_outlasts_being_parked_and_resumed():
     assert owed(PIVOT, evolve(PIVOT, parked, Resumed())) == [Run("b")]
 
 
+def test_what_may_have_happened_is_not_called_again_because_it_was_parked_and_resumed():
+    """Before the pivot it can be undone: its policy holds, as after a crash."""
+    state = after(POLICIES, Stuck("undone", "its output cannot be stored"), Resumed())
+    assert Settle("undone") in owed(POLICIES, state)
+    assert Run("undone") not in owed(POLICIES, state)
+
+
+def test_the_doubt_about_a_pivot_outlasts_being_parked_and_resumed():
+    """It may have been done at its first attempt, whatever its last one did: there is no way back until it is known."""
+    state = after(PIVOT, Done("a"), Unknown("go", "timeout"), Resumed())
+    assert state.doubtful == {"go"}
+    assert evolve(PIVOT, state, Unknown("go", "down")).parked == (Phase.FORWARD, "go")
+
+
+def test_a_time_that_is_waited_for_goes_on_while_a_sibling_is_parked_and_resumed():
+    state = after(POLICIES, Waiting("nap", 7.0), Stuck("asked", "no answer"), Resumed())
+    assert state.waits == {"nap": 7.0}
+
+
 def test_who_only_waits_calls_nothing():
     shape = shape_of("wait", [Step(name="paid", kind=Kind.SIGNAL)])
     assert doubted(shape, SagaState()).doubtful == frozenset()

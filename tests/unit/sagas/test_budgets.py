@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from coordinator import CircuitOpen, Coordinator, Overloaded, Unavailable
+from coordinator import CircuitOpen, Coordinator, Overloaded, Refused, Unavailable
 from coordinator.bootstrap import SystemClock
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.saga_budgets import CallBudgets
@@ -155,6 +155,17 @@ async def test_while_a_probe_hangs_no_other_is_made():
             async with one.turn("slow", again=False, within_s=20):
                 raise AssertionError("it was called")
     async with one.turn("slow", again=False, within_s=0.001):
+        pass
+
+
+async def test_a_participant_that_refuses_has_answered_and_is_not_left_alone():
+    """Whatever it says no to, it is well: others' calls go through."""
+    one = budgets()
+    for _ in range(4 * BREAKER_CALLS_MIN):
+        with pytest.raises(Refused):
+            async with one.turn("shop", again=False, within_s=1):
+                raise Refused("the card is refused")
+    async with one.turn("shop", again=False, within_s=0.001):
         pass
 
 

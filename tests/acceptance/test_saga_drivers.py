@@ -1,0 +1,142 @@
+"""Whoever drives a saga calls steps under its lease, and none once it stops, and goes on from all that was written."""
+
+import asyncio
+
+from coordinator import limits
+from coordinator.errors import Compensated
+from coordinator.protocol.calls import CallBudget
+from coordinator.protocol.saga import Phase
+from coordinator.sagas import Saga, await_signal, step
+from tests.acceptance.test_saga_crashes import Doubt, lost, process
+from tests.acceptance.test_saga_edges import Broken
+from tests.acceptance.test_sagas import QUICK, journal, phase, until, world
+
+__all__ = ["journal", "world"]
+
+
+async def test_no_step_is_called_without_a_lease(journal, world):
+    """It may be another process' saga by then. Once the lease is held again, the step is called."""
+    doubt, asked = Doubt(world, on_unknown="retry"), []
+    world.holds["reserve"] = asyncio.Event()
+    async with process(journal, doubt.saga) as first:
+        engine, loops = first.sagas.engine, first.engine._loops
+        handle = await first.start(doubt.saga)
+        await until(lambda: "reserve" in world.begun)
+        for loop in loops:
+            await loop.stop()
+        await until(lambda: not engine.ownership.holds)
+        may_call = engine.calls.may_call
+
+        def told():
+            asked.append("may it be called?")
+            return may_call()
+
+        engine.calls.may_call = told
+        world.holds["reserve"].set()
+        await until(lambda: asked)
+        assert world.begun == ["reserve"]
+        for loop in loops:
+            await loop.start()
+        assert (await handle.result()).completed
+    assert world.did == ["reserve", "charge", "ship"]
+
+
+async def test_a_call_whose_turn_comes_when_its_process_stops_is_not_made(journal, world):
+    """It is whoever's goes on with the saga: nobody has begun it."""
+
+    async def first() -> None:
+        await world.act("first")
+
+    async def second() -> None:
+        await world.act("second")
+
+    world.holds["first"] = asyncio.Event()
+    saga = Saga("turns", *(step(each, after=(), participant="bank", on_unknown="retry") for each in (first, second)))
+    async with process(journal, saga, lease_s=60.0, budgets={"bank": CallBudget(in_flight=1)}) as stopping:
+        engine = stopping.sagas.engine
+        handle = await stopping.start(saga)
+        await until(lambda: "first" in world.begun)
+        draining = asyncio.create_task(engine.drain(10.0))
+        await until(lambda: engine.stopping)
+        world.holds["first"].set()
+        assert await draining
+        assert world.begun == ["first"]
+        async with process(journal, saga) as successor:
+            assert (await successor.sagas.ended(handle.gid, saga)).completed
+    assert world.did == ["first", "second"]
+
+
+async def test_what_a_bug_cut_off_may_have_happened_and_is_not_called_again(journal, world, monkeypatch):
+    """The process goes on, and is nobody's successor: it knows itself what it had begun."""
+    monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 0.05)
+    doubt = Doubt(world, on_unknown="compensate")
+    world.raises["charge"] = [Broken("wrong")]
+    async with process(journal, doubt.saga) as driver:
+        handle = await driver.start(doubt.saga)
+        await phase(handle, Phase.COMPENSATED)
+    assert (world.begun.count("charge"), world.did) == (1, ["reserve", "refund", "release"])
+
+
+async def test_what_is_taken_up_while_it_is_driven_goes_on_from_what_was_written_since(journal, world):
+    doubt = Doubt(world, on_unknown="retry")
+    world.holds["reserve"], world.raises["charge"] = asyncio.Event(), [Broken("wrong")]
+    async with process(journal, doubt.saga, lease_s=60.0) as driver:
+        handle = await driver.start(doubt.saga)
+        await until(lambda: "reserve" in world.begun)
+        before = await driver.sagas.engine.log.load(handle.gid)
+        taken_up = asyncio.create_task(driver.sagas.recovery._resume(before))
+        world.holds["reserve"].set()
+        await taken_up
+        assert (await handle.result()).completed
+    assert world.begun == ["reserve", "charge", "charge", "ship"]
+
+
+async def test_a_doubt_outlasts_code_that_cannot_read_the_saga(journal, world, monkeypatch):
+    """Whoever can read it does not call again what its lost driver may have called."""
+    monkeypatch.setattr(limits, "SAGA_UNREADABLE_S", 0.1)
+
+    def built(kind):
+        async def charge(request: kind) -> None:
+            await world.act("charge")
+
+        async def refund(request: kind) -> None:
+            await world.act("refund")
+
+        return Saga("changed", step(charge, compensate=refund, on_unknown="compensate"), version="1")
+
+    readable, other = built(int), built(list[int])
+    world.holds["charge"] = asyncio.Event()
+    async with process(journal, readable) as first:
+        handle = await first.start(readable, 1)
+        await until(lambda: "charge" in world.begun)
+        await lost(first, handle)
+        world.holds.clear()
+        async with process(journal, other) as stranger, asyncio.timeout(20):
+            alerts, log = stranger.sagas.engine.alerts, stranger.sagas.engine.log
+            while not await alerts.open_alerts() or (await log.load(handle.gid)).owner:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        async with process(journal, readable) as second:
+            assert (await second.sagas.ended(handle.gid, readable)).phase is Phase.COMPENSATED
+    assert (world.begun, world.did) == (["charge", "refund"], ["refund"])
+
+
+async def test_a_signal_that_nobody_was_told_of_here_is_found_when_the_time_for_it_is_over(journal, world, monkeypatch):
+    """Another process was sent it, in time, and this one has not asked since."""
+
+    async def pack() -> None:
+        await world.act("pack")
+
+    saga = Saga("heard", await_signal("paid", within=1.0, of=int, after=()), step(pack, after=(), retry=QUICK))
+    world.holds["pack"] = asyncio.Event()
+    async with process(journal, saga, lease_s=60.0) as driver, process(journal, saga) as other:
+        monkeypatch.setattr(driver.sagas.engine.log, "unheard", lambda heard: asyncio.sleep(0, []))
+        handle = await driver.start(saga)
+        await until(lambda: "pack" in world.begun)
+        run = driver.sagas.engine.running[handle.gid]
+        await other.sagas.send(handle.gid, "paid", 4)
+        await until(lambda: "paid" in run.state.marks)
+        world.holds["pack"].set()
+        try:
+            assert (await handle.result()).outputs["paid"] == 4
+        except Compensated as undone:
+            raise AssertionError(f"it was there: {undone}") from undone
