@@ -23,17 +23,18 @@ PACE_S = 0.02
 OFTEN = Attempts(at_most=50, backoff_s=0.02, backoff_max_s=0.5)
 TABLES = """
 CREATE TABLE entered (gid text, step text, direction text, PRIMARY KEY (gid, step, direction));
-CREATE TABLE effects (gid text, step text, direction text);
+CREATE TABLE effects (at bigserial, gid text, step text, direction text);
 CREATE TABLE calls (gid text, step text, process integer);
 """
 ACT = """
 WITH entered AS (INSERT INTO entered VALUES ($1, $2, 'action') ON CONFLICT DO NOTHING RETURNING 1)
-INSERT INTO effects SELECT $1, $2, 'action' FROM entered
+INSERT INTO effects (gid, step, direction) SELECT $1, $2, 'action' FROM entered
 """
 UNDO = """
 WITH origin AS (INSERT INTO entered VALUES ($1, $2, 'action') ON CONFLICT DO NOTHING RETURNING 1),
 own AS (INSERT INTO entered VALUES ($1, $2, 'compensation') ON CONFLICT DO NOTHING RETURNING 1)
-INSERT INTO effects SELECT $1, $2, 'compensation' FROM own WHERE NOT EXISTS (SELECT FROM origin)
+INSERT INTO effects (gid, step, direction)
+SELECT $1, $2, 'compensation' FROM own WHERE NOT EXISTS (SELECT FROM origin)
 """
 
 
@@ -49,12 +50,13 @@ def sagas_of(pool: asyncpg.Pool) -> dict[str, Saga]:
 
     def written(name: str, *, undoable: bool = True, refuses: bool = False, **options: object):
         async def act(context: StepContext) -> str:
-            await asyncio.sleep(random.uniform(0, 0.05))
+            if options["on_unknown"] == "compensate":  # First: whoever is killed while it sleeps has been called.
+                await pool.execute("INSERT INTO calls VALUES ($1, $2, $3)", context.gid, context.step, os.getpid())
+            await asyncio.sleep(random.uniform(0, 0.025))
             if refuses:
                 raise Refused("no")
-            if options["on_unknown"] == "compensate":
-                await pool.execute("INSERT INTO calls VALUES ($1, $2, $3)", context.gid, context.step, os.getpid())
             await pool.execute(ACT, context.gid, context.step)
+            await asyncio.sleep(random.uniform(0, 0.025))  # Whoever is killed now has done it, and nobody knows.
             return name
 
         async def undo(context: StepContext) -> None:

@@ -27,6 +27,8 @@ ON_THE_WAY = {
     "saga.adopt": "straight",
 }
 """The kind of saga that reaches the point."""
+BESIDE_CALLS = {"saga.start", "saga.suspend", "saga.awake"}
+"""Nothing is called, or about to be, where these are."""
 
 
 def test_a_process_is_killed_at_every_point_of_sagas():
@@ -47,6 +49,7 @@ class Ended:
     died_of: list[int]
     effects: list[tuple[str, str]]
     sagas: int
+    repeated: int
 
 
 async def ended(children, url, point, cell):
@@ -62,7 +65,7 @@ async def ended(children, url, point, cell):
         async with Coordinator(journal=url, sagas=known, settings=SETTINGS) as survivor, asyncio.timeout(WITHIN_S):
             gid = await finished(survivor, effects, kind)
         sagas = await pool.fetchval("SELECT count(DISTINCT gid) FROM effects")
-        return Ended(died_of, await effects.of(gid), sagas)
+        return Ended(died_of, await effects.of(gid), sagas, await effects.repeated())
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +97,6 @@ async def test_a_process_killed_anywhere_leaves_a_saga_that_ends_as_it_must(all_
     assert set(result.died_of) == {signal.SIGKILL}, "the process was not killed: the cell never fired"
     assert result.effects == (UNDONE if ON_THE_WAY[point] == "undone" else DONE)
     assert result.sagas == 1
+    assert result.repeated <= (0 if point in BESIDE_CALLS else len(result.died_of)), (
+        "more was called again than was lost"
+    )
