@@ -97,6 +97,6 @@ async def test_a_process_killed_anywhere_leaves_a_saga_that_ends_as_it_must(all_
     assert set(result.died_of) == {signal.SIGKILL}, "the process was not killed: the cell never fired"
     assert result.effects == (UNDONE if ON_THE_WAY[point] == "undone" else DONE)
     assert result.sagas == 1
-    assert result.repeated <= (0 if point in BESIDE_CALLS else len(result.died_of)), (
-        "more was called again than was lost"
-    )
+    # Of a late call the caller has heard nothing, and may have called again before the late one killed the process.
+    again = len(result.died_of) + (cell is Cell.LATE)
+    assert result.repeated <= (0 if point in BESIDE_CALLS else again), "more was called again than was lost"
