@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.budgets import RetryBudgets
+from coordinator.engine.saga_run import Halted
 from coordinator.errors import CircuitOpen, Conflict, Overloaded, Refused, Replaced
 from coordinator.ports import Clock
 from coordinator.protocol.calls import CallBudget, Rate
@@ -72,8 +73,8 @@ class CallBudgets:
             except (Refused, Conflict):
                 self.breakers.succeeded(name)  # It answered.
                 raise
-            except (Replaced, asyncio.CancelledError):
-                raise
+            except (Replaced, Halted, asyncio.CancelledError):
+                raise  # It says nothing of the participant.
             except Exception:
                 self.breakers.failed(name)
                 raise

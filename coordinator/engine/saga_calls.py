@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from coordinator import limits
 from coordinator.engine.saga_budgets import CallBudgets
-from coordinator.engine.saga_run import SagaRun
+from coordinator.engine.saga_run import Halted, SagaRun
 from coordinator.errors import (
     CoordinatorError,
     InDoubt,
@@ -43,10 +43,6 @@ _ROLLED_BACK = frozenset({"40001", "40P01"})
 
 
 LOST = "the process that ran it was lost"
-
-
-class Halted(Exception):
-    """This process stops: the call was not made."""
 
 
 @dataclass(slots=True, kw_only=True)

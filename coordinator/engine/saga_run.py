@@ -22,6 +22,10 @@ from coordinator.sagas.steps import REQUEST
 from coordinator.sagas.values import read, write
 
 
+class Halted(Exception):
+    """This process stops: a call was not made."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaOutcome:
     """How a saga ended, or where it stands: *outputs* by step, of those that are done."""

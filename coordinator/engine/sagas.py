@@ -14,10 +14,10 @@ from typing import Any
 from coordinator import limits
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
-from coordinator.engine.saga_calls import Calls, Halted, said
+from coordinator.engine.saga_calls import Calls, said
 from coordinator.engine.saga_listening import Listening
 from coordinator.engine.saga_parking import Parking
-from coordinator.engine.saga_run import SagaOutcome, SagaRun, new_saga, same_input
+from coordinator.engine.saga_run import Halted, SagaOutcome, SagaRun, new_saga, same_input
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_waits import needless, waited_for
 from coordinator.engine.saga_writing import insist

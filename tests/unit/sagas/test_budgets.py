@@ -234,3 +234,22 @@ async def test_what_has_no_budget_comes_as_late_as_may_be_and_not_all_at_once():
     assert 4.0 <= min(late_s) < 4.05
     assert 4.95 < max(late_s) <= 5.0
     assert all(one.pause_s("", SLOWLY, 1) < 0.1 for _ in range(1_000))
+
+
+async def test_sagas_that_wait_for_their_turn_do_not_hold_up_the_stop(request):
+    """That a call is not made any more says nothing of its participant: the breaker stays as it is."""
+    answers = asyncio.Event()
+
+    async def hang(request: int) -> int:
+        await answers.wait()
+        return request
+
+    stuck = Saga("stuck", step(hang, participant="slow"))
+    async with coordinator(request, stuck, slow=CallBudget(in_flight=4)) as running:
+        for number in range(300):
+            await running.start(stuck, number)
+        engine = running.sagas.engine
+        await asyncio.sleep(0)
+        answers.set()
+        async with asyncio.timeout(6):
+            assert await engine.drain(12.0)
