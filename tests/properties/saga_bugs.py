@@ -384,6 +384,10 @@ BUGS: dict[str, tuple[Patch, str, str]] = {
         "asked in vain, and called off",
         "it was called off where it was parked, and nothing came of it",
     ),
-    "deaf while it runs": (deaf_while_it_runs, "called off while it runs", "begun after it had been called off"),
+    "deaf while it runs": (
+        deaf_while_it_runs,
+        "called off while its last step is called",
+        "completed, though it had been called off",
+    ),
     "deadline forgotten": (deadline_forgotten, "past its deadline", "it is completed, and not compensated"),
 }

@@ -105,9 +105,13 @@ PLANS: dict[str, tuple[str, Plan]] = {
         "compensated",
         replace(_plan(_undoable(), _undoable(0, answers=("slow",)), StepPlan((1,), nap_s=3.0)), deadline_s=0.5),
     ),
-    "called off while it runs": (
+    "past its deadline while siblings are called": (
         "compensated",
-        _plan(_undoable(), _undoable(0, answers=("slow",)), StepPlan((1,)), cancel_at_s=0.5),
+        replace(_plan(_undoable(answers=("slow",)), _undoable(answers=("slow",))), deadline_s=0.5),
+    ),
+    "called off while its last step is called": (
+        "compensated",
+        _plan(_undoable(), _undoable(0, answers=("slow",)), cancel_at_s=0.5),
     ),
     "called off": ("compensated", _plan(_undoable(), StepPlan((0,), nap_s=8.0), _undoable(1), cancel_at_s=2.5)),
 }

@@ -27,6 +27,8 @@ from tests.properties.saga_participant import PROCESS, Participant, saga_of
 from tests.properties.saga_plans import Plan, Strike
 
 LEASE_S = 10.0
+TURNS_MAX = 10_000
+"""So often the loop turns at one moment before it is said that somebody goes round in circles."""
 WRITES = frozenset({"saga.start", "saga.append", "saga.suspend"})
 TAKES = frozenset({"saga.awake", "saga.adopt"})
 
@@ -49,12 +51,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class _Jumping(selectors.SelectSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
-        self._loop = loop
+        self._loop, self._turns = loop, 0
 
     def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
+        ready, self._turns = super().select(0), self._turns + 1
+        if self._turns > TURNS_MAX:
+            self._turns = 0
+            raise AssertionError("somebody is always busy, and time stands still")
         if not ready and timeout:
-            self._loop.now_s += timeout
+            self._loop.now_s, self._turns = self._loop.now_s + timeout, 0
         assert ready or timeout is not None, "everybody waits for ever"
         return ready
 
