@@ -40,12 +40,15 @@ class Settings:
     """How long each side is given `rate` events a second in each round."""
     sagas: int = 10_000
     """How many sagas are asleep, or are left behind by a process that dies."""
+    deaths: int = 3
+    """How many processes die so, one after the other."""
     lease_s: float = limits.LEASE_S
     """The lease of that process, and of the one that finds what it has left."""
 
 
 QUICK = Settings(
     rounds=2,
+    deaths=1,
     seconds=0.3,
     warm_s=1.0,
     warm_side_s=0.1,
