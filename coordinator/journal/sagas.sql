@@ -79,8 +79,9 @@ FROM due, held WHERE s.number = due.number RETURNING s.number;
 -- Each time is counted, but for owners that resigned: they did not die of it. Where something was written since the
 -- last time, it begins anew. Those with a count from $5 to below $6 are adopted by themselves ($7).
 -- (Owner by owner, and saga by saga, whatever the planner believes: hence the comparison of rows, which only the index of
--- owners serves, and the scalar subquery, which is no join. All that have ended are in the same tables, and this is asked
--- several times a second.)
+-- owners serves, and the scalar subquery, which is no join. What ended a saga is its last event, and that is asked for by
+-- the primary key: asked for by `final`, it was looked for among all that have ended, where none had when statistics were
+-- taken. All that have ended are in the same tables, and this is asked several times a second.)
 WITH taken AS MATERIALIZED (
     SELECT o.owner, o.term, coalesce(f.first, 0) AS first, CASE WHEN o.lease_until = '-infinity' THEN 0 ELSE 1 END AS died
     FROM unanimity.owners AS o LEFT JOIN unanimity.saga_owners AS f USING (owner) WHERE o.taken_by IS NOT NULL
@@ -89,7 +90,7 @@ WITH taken AS MATERIALIZED (
         SELECT s.number FROM unanimity.sagas AS s
         WHERE s.owner = taken.owner AND (s.owner, s.number) >= (taken.owner, taken.first) AND s.term < taken.term
           AND s.definition = ANY($3::text[]) AND (s.adoptions >= $5 AND s.adoptions < $6) = $7
-          AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
+          AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number ORDER BY position DESC LIMIT 1) IS NOT TRUE
         ORDER BY s.number LIMIT $4 FOR UPDATE SKIP LOCKED
     ) AS theirs ORDER BY number LIMIT $4
 ), held AS MATERIALIZED (
@@ -114,7 +115,7 @@ WITH lost AS (
       AND s.number >= coalesce((SELECT first FROM unanimity.saga_owners WHERE owner = $1), 0)
       AND s.definition = ANY($3::text[]) AND s.number <> ALL($4::bigint[])
       AND s.created_at < now() - make_interval(secs => $5)
-      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number ORDER BY position DESC LIMIT 1) IS NOT TRUE
     ORDER BY s.number LIMIT $6 FOR UPDATE
 )
 UPDATE unanimity.sagas AS s SET reigns = s.reigns + 1 FROM lost WHERE s.number = lost.number RETURNING s.number;
@@ -144,7 +145,8 @@ WITH told AS (
     UPDATE unanimity.sagas AS s SET
         signalled = signalled + 1,
         wake_at = CASE WHEN owner = '' THEN now() ELSE wake_at END
-    WHERE gid = $1 AND NOT EXISTS (SELECT FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final)
+    WHERE gid = $1
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number ORDER BY position DESC LIMIT 1) IS NOT TRUE
     RETURNING number
 )
 INSERT INTO unanimity.saga_signals (number, name, payload) SELECT number, $2, $3 FROM told RETURNING id;
@@ -176,7 +178,7 @@ INSERT INTO unanimity.saga_owners AS o (owner, first)
 SELECT $1, coalesce((
     SELECT s.number FROM unanimity.sagas AS s
     WHERE s.owner = $1 AND s.number BETWEEN $2 AND $4
-      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number AND e.final LIMIT 1) IS NULL
+      AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number ORDER BY position DESC LIMIT 1) IS NOT TRUE
     ORDER BY s.number LIMIT 1
 ), $4::bigint + 1)
 ON CONFLICT (owner) DO UPDATE SET first = excluded.first WHERE o.first = $2 AND o.taken = $3;

@@ -192,9 +192,19 @@ INSERT INTO unanimity.saga_events (number, position, event, final) SELECT number
 """
 
 
-async def test_those_who_look_for_sagas_read_none_that_have_ended(log, database):
+UNFINISHED = """
+INSERT INTO unanimity.saga_events (number, position, event)
+SELECT n, 0, 'null' FROM generate_series(1000001, 1020000) AS n
+"""
+
+
+@pytest.mark.parametrize("known", ["nothing", "none that had ended"])
+async def test_those_who_look_for_sagas_read_none_that_have_ended(log, database, known):
     """Whatever the planner believes: they look several times a second, and what has ended is kept for days."""
     connection, (owner, term) = await asyncpg.connect(database), log._owner()
+    if known == "none that had ended":
+        await connection.execute(UNFINISHED)
+        await connection.execute("ANALYZE unanimity.saga_events")
     await connection.execute(ENDED, owner)
     await log.tidy()
     await connection.execute(
