@@ -61,9 +61,8 @@ class CallBudgets:
         try:
             while True:
                 await self._wait_for_breaker(name, until_s)
-                await self._wait_for_rate(
-                    row, participant, until_s
-                )  # After the breaker: else all that wait begin at once.
+                # After the breaker: else all that wait for it begin at once.
+                await self._wait_for_rate(row, participant, until_s)
                 if self.breakers.admit(name, within_s):
                     break
             if not again:

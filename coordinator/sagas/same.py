@@ -5,16 +5,20 @@ from functools import partial
 from typing import Any
 
 
-def same_function(one: Any, other: Any) -> bool:
-    """Whether they do the same: the same code, with the same values around it."""
-    if one is other or _equal(one, other):
+def same_function(one: Any, other: Any, within: tuple[Any, ...] = ()) -> bool:
+    """Whether they do the same: the same code, with the same values around it.
+
+    *within*: the functions around which this is one of those values; one that calls itself is among them.
+    """
+    if one is other or any(one is each for each in within) or _equal(one, other):
         return True
     if isinstance(one, partial) and isinstance(other, partial):
         return same_function(one.func, other.func) and (one.args, one.keywords) == (other.args, other.keywords)
     code, bound = (getattr(one, "__code__", one), getattr(one, "__self__", None))
     if code != getattr(other, "__code__", other) or bound is not getattr(other, "__self__", None):
         return False
-    return all(same_function(mine, theirs) for mine, theirs in zip(_around(one), _around(other), strict=True))
+    around = zip(_around(one), _around(other), strict=True)
+    return all(same_function(mine, theirs, (*within, one)) for mine, theirs in around)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -128,7 +128,7 @@ def step(
     for function, role in ((action, "action"), (compensate, "compensation"), (status, "status")):
         if function is not None or role == "action":
             checked.function(function, role)
-    called = checked.step_name(title(action) if name is None else name)
+    called = checked.step_name(_own_name(action) if name is None else name)
     if on_unknown is None:
         chosen = OnUnknown.ASK if status else OnUnknown.COMPENSATE if compensate and not pivot else OnUnknown.RETRY
     elif on_unknown in tuple(OnUnknown):
@@ -192,5 +192,10 @@ def _names(after: Iterable[str] | str | None) -> tuple[str, ...] | None:
 
 
 def title(function: StepFunction) -> str:
-    """What it is called."""
-    return str(getattr(getattr(function, "func", function), "__name__", repr(function)))  # `partial` has it there.
+    """What it is called, for people."""
+    return str(_own_name(function) or repr(function))
+
+
+def _own_name(function: StepFunction) -> str | None:
+    """The name that it has in every process; None where it has none. (A `partial` has its function's.)"""
+    return getattr(getattr(function, "func", function), "__name__", None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from coordinator import Coordinator, InvalidDefinition, KeyReused, Refused, Unavailable, limits
+from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Unavailable, limits
 from coordinator.errors import Compensated, Disconnected, Misconfigured, Parked, TurnedAway
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, Status, await_signal, sleep, step
@@ -353,3 +353,23 @@ async def test_a_saga_that_was_found_before_its_start_was_answered_is_not_driven
     monkeypatch.setattr(type(log), "start", start)
     assert (await coordinator.run(world.saga(), 1, key="order")).completed
     assert (answers, world.did) == (2, ["reserve", "charge", "ship"])
+
+
+async def test_nothing_begins_where_the_log_is_behind(coordinator, world, monkeypatch):
+    monkeypatch.setattr(type(coordinator.sagas.engine.log), "crowded", lambda self: "journal: sagas: 9000 records wait")
+    with pytest.raises(Overloaded, match="9000 records wait"):
+        await coordinator.run(world.saga(), 1)
+    assert world.begun == []
+
+
+async def test_a_step_that_calls_itself_may_be_defined_again(coordinator):
+    def built(least):
+        async def down(request: int) -> int:
+            return await down(request - 1) if request > least else request
+
+        return Saga("down", step(down))
+
+    assert (await coordinator.run(built(1), 3)).outputs["down"] == 1
+    assert (await coordinator.run(built(1), 3)).outputs["down"] == 1
+    with pytest.raises(InvalidDefinition, match="with other functions"):
+        await coordinator.run(built(2), 3)

@@ -63,16 +63,17 @@ async def test_many_are_shared_by_the_writers_that_are_free_in_their_order():
     assert [await each for each in put] == [10 * each for each in range(40)]
 
 
-async def test_a_writer_that_fails_fails_its_own_batch_and_writes_the_next():
+@pytest.mark.parametrize("way", ["submit", "write"])
+async def test_a_writer_that_fails_fails_its_own_batch_and_writes_the_next(way):
     async def fail_first(batch):
         if 1 in batch:
             raise Unavailable("away")
         return batch
 
-    queue = GroupCommit("queue", fail_first)
+    put = getattr(GroupCommit("queue", fail_first), way)
     with pytest.raises(Unavailable, match="away"):
-        await queue.submit(1)
-    assert await queue.submit(2) == 2
+        await put(1)
+    assert await put(2) == 2
 
 
 async def test_one_that_cannot_be_stored_is_found_by_writing_each_alone():
@@ -198,15 +199,3 @@ async def test_where_the_last_write_was_shared_the_next_one_waits_for_those_that
     await asyncio.gather(*(queue.put(each) for each in range(3)))
     assert await asyncio.gather(*(queue.write(each) for each in range(3))) == [0, 10, 20]
     assert writer.batches == [[0, 1, 2], [0, 1, 2]]
-
-
-async def test_what_fails_for_who_writes_alone_is_raised_and_the_writer_writes_on():
-    async def fail_first(batch):
-        if 1 in batch:
-            raise Unavailable("away")
-        return batch
-
-    queue = GroupCommit("queue", fail_first)
-    with pytest.raises(Unavailable, match="away"):
-        await queue.write(1)
-    assert await queue.write(2) == 2
