@@ -221,7 +221,9 @@ class Coordinator(SagaVerbs):
         self._stack.push_async_callback(self.drain)
 
     async def _start_sagas(self, stores: Stores, ownership: Ownership, clock: SystemClock) -> None:
-        sagas, loop = assemble(self, stores.sagas, ownership, stores.alerts, clock, self.settings, self._definitions)
+        sagas, loop = assemble(
+            self, stores.sagas, ownership, stores.alerts, clock, self.settings, self._definitions, prefix=stores.prefix
+        )
         self._at_the_end("sagas", sagas.engine.stop, limits.ENGINE_LEAVES_S)
         self._at_the_end("the look after sagas", loop.stop, limits.ENGINE_LEAVES_S)
         await sagas.recovery.tell()
@@ -243,7 +245,7 @@ class Coordinator(SagaVerbs):
         self._at_the_end("a participant", self._close_participants, limits.PARTICIPANTS_LEAVE_S)
         for name, participant in self._given.items():
             participant.name = name
-            stores.introduce(participant, self.settings.prefix)
+            stores.introduce(participant)
             abilities = await participant.open()
             if await stores.lives_with(participant):
                 abilities |= {Ability.HOLDS_JOURNAL}
@@ -301,7 +303,7 @@ class Coordinator(SagaVerbs):
             finisher=finisher,
             recovery=recovery,
             clock=clock,
-            prefix=self.settings.prefix,
+            prefix=stores.prefix,
             admission=self._admission(stores, finisher, participants),
             pace=Pace(
                 renewal_s=self.settings.lease_s / 4,

@@ -1,6 +1,7 @@
 """`coordinator in-doubt`: prepared branches and undecided records, what becomes of them, and an operator's word."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
@@ -11,10 +12,10 @@ from coordinator.cli_transactions import watch_until_done
 from coordinator.errors import InDoubt as LastResourceDecides
 from coordinator.errors import Refused
 from coordinator.operating import desk
-from coordinator.operating.in_doubt import InDoubt, closed, found, opened, probed
-from coordinator.operating.ledger import open_ledger
-from coordinator.operating.parties import parties
-from coordinator.protocol.model import Outcome
+from coordinator.operating.in_doubt import InDoubt, found, opened, probed
+from coordinator.operating.ledger import Ledger, open_ledger
+from coordinator.operating.parties import Party, parties
+from coordinator.protocol.model import BranchName, Outcome
 from coordinator.settings import ParticipantSettings
 
 app = typer.Typer(
@@ -117,27 +118,24 @@ def _decide(
     watch_until_done(url, gid, wait_s)
 
 
+@asynccontextmanager
+async def _asked(ledger: Ledger, given: Mapping[str, ParticipantSettings]) -> AsyncIterator[Mapping[BranchName, Party]]:
+    prefix = out.settings().prefix or await ledger.prefix()
+    async with opened(parties(given), prefix=prefix) as asked:
+        yield asked
+
+
 async def _find(url: str, given: Mapping[str, ParticipantSettings], clock: SystemClock) -> list[InDoubt]:
-    settings = out.settings()
-    asked = parties(given, prefix=settings.prefix)
-    try:
-        async with open_ledger(url) as ledger:
-            return await found(ledger, await opened(asked), settings, clock.now())
-    finally:
-        await closed(asked)
+    async with open_ledger(url) as ledger, _asked(ledger, given) as asked:
+        return await found(ledger, asked, out.settings(), clock.now())
 
 
 async def _evidence(url: str, given: Mapping[str, ParticipantSettings], gid: str, clock: SystemClock) -> InDoubt:
-    settings = out.settings()
-    asked = parties(given, prefix=settings.prefix)
-    try:
-        async with open_ledger(url) as ledger:
-            for one in await found(ledger, await opened(asked), settings, clock.now()):
-                if one.gid == gid:
-                    await probed(one, asked)
-                    return one
-    finally:
-        await closed(asked)
+    async with open_ledger(url) as ledger, _asked(ledger, given) as asked:
+        for one in await found(ledger, asked, out.settings(), clock.now()):
+            if one.gid == gid:
+                await probed(one, asked)
+                return one
     raise Refused(f"{gid} is not in doubt: `coordinator transactions show {gid}` tells what became of it", gid=gid)
 
 

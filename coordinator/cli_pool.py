@@ -28,7 +28,7 @@ def pool(
     url, given = out.journal_url(journal), out.participants(participant)
 
     async def look() -> list[Row]:
-        asked = parties(given, prefix=out.settings().prefix)
+        asked = parties(given)
         try:
             async with open_ledger(url) as ledger:
                 rows = await ledger.ids()

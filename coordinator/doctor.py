@@ -50,7 +50,8 @@ async def examine_postgres(url: str) -> list[Finding]:
             *(_session_timeouts, _history, _clock, _orphans),
         )
         findings = [await look(connection) for look in looks]
-        return findings + [_tables(version) for version in await versions(connection) if version.present]
+        present = [version for version in await versions(connection) if version.present]
+        return findings + [_tables(version) for version in present] + await _prefix(connection)
     finally:
         await connection.close()
 
@@ -160,6 +161,14 @@ async def _clock(connection: Any) -> Finding:
     remedy = "synchronise the clocks of this machine and the server (NTP)" if off_s > _CLOCKS_APART_S else ""
     verdict = Verdict.BROKEN if off_s > limits.PRESUME_ABORT_AFTER_S else Verdict.NOTE
     return _finding("clocks apart", f"{off_s:.1f} s", remedy, verdict)
+
+
+async def _prefix(connection: Any) -> list[Finding]:
+    """For whoever writes ACLs, and looks for what is ours on a server."""
+    if await connection.fetchval("SELECT to_regclass('unanimity.prefix')") is None:
+        return []
+    own = await connection.fetchval("SELECT prefix FROM unanimity.prefix")
+    return [_finding("prefix of the journal", own)]
 
 
 def _tables(version: Version) -> Finding:

@@ -85,8 +85,11 @@ class Settings(BaseSettings):
     """How long a caller waits for the second phase of what is decided."""
     observe_s: float = Field(default=limits.OBSERVE_PERIOD_S, gt=0)
     """How often what the metrics' gauges show is looked at; never, where no metrics are exported."""
-    prefix: str = Field(default="unan", pattern=r"^[a-z0-9]{4,12}$")
-    """What all ids of this application begin with; two applications on one server need two."""
+    prefix: str | None = Field(default=None, pattern=r"^[a-z0-9]{4,12}$")
+    """What all ids of this application begin with; without it, what its journal made up when its tables were made.
+
+    What a server holds under it, and the journal does not know of, is aborted: each journal needs another.
+    """
 
     @classmethod
     def settings_customise_sources(

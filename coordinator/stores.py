@@ -36,13 +36,15 @@ class Stores:
     alerts: Alerts
     sagas: PostgresSagas | MemorySagas
     identity: str
+    prefix: str
+    """What all ids of this application begin with."""
 
-    def introduce(self, participant: Any, prefix: str) -> None:
+    def introduce(self, participant: Any) -> None:
         """Hand a participant what it needs of the stores before it is opened."""
         if hasattr(participant, "ids"):
             participant.ids = self.ids
         if hasattr(participant, "prefix"):
-            participant.prefix = prefix
+            participant.prefix = self.prefix
         if hasattr(participant, "world") and isinstance(self.journal, MemoryJournal):
             participant.world = self.journal.world
 
@@ -62,27 +64,40 @@ class Stores:
 @asynccontextmanager
 async def open_stores(url: str, settings: Settings) -> AsyncIterator[Stores]:
     """Open the journal at *url*. Raises `InvalidDefinition` for a URL of another kind."""
-    owner = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
     journal: PostgresJournal | MemoryJournal
     sagas: PostgresSagas | MemorySagas
     if url.startswith(("postgresql://", "postgres://")):
         journal = PostgresJournal(url)
-        owners: Owners = PostgresOwners(journal, owner_id=owner, lease_s=settings.lease_s)
-        ids: TransactionalIds = PostgresTransactionalIds(journal, prefix=settings.prefix)
-        alerts: Alerts = PostgresAlerts(journal)
         sagas = PostgresSagas(journal, url)
     elif url.startswith("memory://"):
         journal = MemoryJournal(_SHARED_MEMORY.setdefault(url, MemoryWorld()))
-        owners = MemoryOwners(journal, owner_id=owner, lease_s=settings.lease_s)
-        ids = MemoryTransactionalIds(journal, prefix=settings.prefix)
-        alerts = MemoryAlerts(journal.world)
         sagas = MemorySagas(journal)
     else:
         raise InvalidDefinition(f"the journal is a postgresql:// or memory:// URL, not {url.partition(':')[0]!r}:…")
     await journal.open()
     try:
         await sagas.open()
+        owners, ids, alerts = _beside(journal, prefix := settings.prefix or await journal.prefix(), settings.lease_s)
         identity = await journal.identity()
-        yield Stores(journal=journal, owners=owners, ids=ids, alerts=alerts, sagas=sagas, identity=identity)
+        yield Stores(
+            journal=journal, owners=owners, ids=ids, alerts=alerts, sagas=sagas, identity=identity, prefix=prefix
+        )
     finally:
         await asyncio.gather(sagas.close(), journal.close())
+
+
+def _beside(
+    journal: PostgresJournal | MemoryJournal, prefix: str, lease_s: float
+) -> tuple[Owners, TransactionalIds, Alerts]:
+    owner = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    if isinstance(journal, PostgresJournal):
+        return (
+            PostgresOwners(journal, owner_id=owner, lease_s=lease_s),
+            PostgresTransactionalIds(journal, prefix=prefix),
+            PostgresAlerts(journal),
+        )
+    return (
+        MemoryOwners(journal, owner_id=owner, lease_s=lease_s),
+        MemoryTransactionalIds(journal, prefix=prefix),
+        MemoryAlerts(journal.world),
+    )

@@ -4,6 +4,7 @@ Several journals may share one `MemoryWorld`: they are then several processes on
 Python process, which is the one promise that it cannot keep.
 """
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -60,6 +61,7 @@ class MemoryWorld:
     audit: list[tuple[str, str, Gid, str, str]] = field(default_factory=list)
     attempts: dict[tuple[Gid, str, str], tuple[int, str]] = field(default_factory=dict)
     numbers: int = 0
+    prefix: str = field(default_factory=lambda: f"unan{os.urandom(4).hex()}")
     sagas: dict[int, Any] = field(default_factory=dict)
     """By number; see `journal.memory_sagas`."""
 
@@ -80,6 +82,10 @@ class MemoryJournal:
     async def identity(self) -> str:
         """Which memory this is."""
         return f"memory/{id(self.world)}"
+
+    async def prefix(self) -> str:
+        """What all ids of this journal begin with, where no setting says otherwise."""
+        return self.world.prefix
 
     async def decide(self, record: Record) -> Standing:
         """Insert *record* unless a row stands; what stands."""

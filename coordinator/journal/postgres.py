@@ -15,7 +15,7 @@ import asyncpg
 
 from coordinator import limits
 from coordinator.alerts import HEURISTIC_OUTCOMES, AlertKind
-from coordinator.errors import KeyReused, Refused, Replaced
+from coordinator.errors import KeyReused, Misconfigured, Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.database import Connection, JournalConnection
 from coordinator.journal.group_commit import GroupCommit, close_all
@@ -69,6 +69,13 @@ class PostgresJournal:
     async def identity(self) -> str:
         """Which database this is, whatever URL leads to it: the server's system identifier and the database's oid."""
         return str(await self.questions.run(lambda connection: connection.fetchval(IDENTITY)))
+
+    async def prefix(self) -> str:
+        """What all ids of this journal begin with, where no setting says otherwise."""
+        own = await self.questions.run(lambda connection: connection.fetchval(SQL["prefix"]))
+        if own is None:
+            raise Misconfigured("the table unanimity.prefix is empty: insert what the ids of this journal begin with")
+        return str(own)
 
     async def decide(self, record: Record) -> Standing:
         """Insert *record* unless a row stands; what stands. See `ports.Journal`."""

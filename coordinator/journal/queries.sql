@@ -229,6 +229,9 @@ DELETE FROM unanimity.owners AS o WHERE o.owner = $1
     ORDER BY s.number LIMIT 1
   ) IS NULL;
 
+-- prefix --
+SELECT prefix FROM unanimity.prefix;
+
 -- claim_ids --
 -- New transactional ids, ours before anything is sent on them.
 WITH held AS MATERIALIZED (

@@ -4,7 +4,8 @@ The participants are asked first, and then the journal: what was decided in betw
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -99,18 +100,18 @@ def prospect(gid: Gid, record: Row | None, settings: Settings, now: datetime) ->
             return f"{standing} is decided; a running coordinator carries it out"
 
 
-async def opened(parties: Mapping[BranchName, Party]) -> Mapping[BranchName, Party]:
-    """Connect to the databases among *parties* (brokers connect when they are asked)."""
-    for party in parties.values():
-        if isinstance(party, Postgres):
-            await party.open()
-    return parties
-
-
-async def closed(parties: Mapping[BranchName, Party]) -> None:
-    """Let go of all connections."""
-    for party in parties.values():
-        await party.close()
+@asynccontextmanager
+async def opened(parties: Mapping[BranchName, Party], *, prefix: str) -> AsyncIterator[Mapping[BranchName, Party]]:
+    """*parties*, with connections to their databases (brokers connect when asked), which list what *prefix* begins."""
+    try:
+        for party in parties.values():
+            if isinstance(party, Postgres):
+                party.prefix = prefix
+                await party.open()
+        yield parties
+    finally:
+        for party in parties.values():
+            await party.close()
 
 
 async def _listed(name: BranchName, party: Participant) -> Sequence[Doubtful]:

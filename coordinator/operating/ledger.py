@@ -71,6 +71,10 @@ class Ledger:
         """What the journal says of *gids*, and of every intent and parked transaction besides."""
         return await self._rows("unfinished", list(gids))
 
+    async def prefix(self) -> str:
+        """What all ids of this journal begin with, where no setting says otherwise."""
+        return str((await self._rows("prefix"))[0]["prefix"])
+
     async def owners(self) -> list[Row]:
         """Every process that is or was an owner and is not forgotten yet."""
         return await self._rows("owners")

@@ -12,11 +12,11 @@ from participants import Kafka, KafkaSecurity, Postgres
 Party = Postgres | Kafka
 
 
-def parties(settings: Mapping[str, ParticipantSettings], *, prefix: str) -> dict[BranchName, Party]:
+def parties(settings: Mapping[str, ParticipantSettings]) -> dict[BranchName, Party]:
     """A participant for each URL; none is opened yet. Raises `InvalidDefinition` for a URL of no known kind."""
     made: dict[BranchName, Party] = {}
     for name, party in settings.items():
-        made[valid_branch(name)] = _party(name, party, prefix)
+        made[valid_branch(name)] = _party(name, party)
     return made
 
 
@@ -25,13 +25,12 @@ def bootstrap_of(url: str) -> str:
     return url.removeprefix("kafka://").rstrip("/")
 
 
-def _party(name: str, party: ParticipantSettings, prefix: str) -> Party:
+def _party(name: str, party: ParticipantSettings) -> Party:
     url = party.url.get_secret_value()
     options: dict[str, Any] = {key: value.get_secret_value() for key, value in party.options.items()}
     made: Party
     if url.startswith(("postgresql://", "postgres://")):
         made = Postgres(url, pool=2, connect_options=options)
-        made.prefix = prefix
     elif url.startswith("kafka://"):
         try:
             made = Kafka(bootstrap_of(url), security=KafkaSecurity(**options))

@@ -32,6 +32,9 @@ SELECT participant, count(*) AS messages, count(*) FILTER (WHERE waiting) AS wai
        max(last_error) AS last_error
 FROM unanimity.outbox WHERE gid = $1 GROUP BY participant ORDER BY participant;
 
+-- prefix --
+SELECT prefix FROM unanimity.prefix;
+
 -- owners --
 -- Who drives transactions, and who did.
 SELECT o.owner, o.term, extract(epoch FROM o.lease_until - now())::float8 AS lease_s, o.taken_by, o.started_at,

@@ -284,6 +284,8 @@ def assemble(
     clock: Clock,
     settings: Settings,
     definitions: Iterable[Saga],
+    *,
+    prefix: str,
 ) -> tuple[Sagas, Periodic]:
     """The sagas of a coordinator, and the loop that looks after those which wait or were left."""
     chance = random.SystemRandom()
@@ -311,7 +313,7 @@ def assemble(
         engine.register(definition)
     recovery = SagaRecovery(engine=engine)
     loop = Periodic(name="sagas", round_=recovery.look, period_s=limits.SAGA_LOOK_S, clock=clock, chance=chance)
-    return Sagas(engine=engine, recovery=recovery, clock=clock, prefix=settings.prefix, chance=chance), loop
+    return Sagas(engine=engine, recovery=recovery, clock=clock, prefix=prefix, chance=chance), loop
 
 
 def _checked(saga: Any) -> Saga:

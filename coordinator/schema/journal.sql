@@ -90,3 +90,10 @@ CREATE TABLE unanimity.histories (
     seen_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (system, timeline)
 );
+
+CREATE TABLE unanimity.prefix (
+    prefix text NOT NULL,
+    single boolean PRIMARY KEY DEFAULT true CHECK (single)
+);
+
+INSERT INTO unanimity.prefix (prefix) VALUES ('unan' || left(gen_random_uuid()::text, 8));

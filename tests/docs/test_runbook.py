@@ -24,7 +24,6 @@ from tests.docs.privileges import PAGE
 
 WITHIN_S = 60
 NOWHERE = "127.0.0.1:1"
-OLD = new_gid("unan", datetime.now(tz=UTC) - timedelta(days=2), bytes(16))
 LETTER = """
     INSERT INTO unanimity.outbox (message_id, participant, topic, key, value, shard, dead, attempts, last_error)
     VALUES ('m', 'events', $1, 'k', 'v', 0, true, 6, 'UnknownTopicOrPartitionError')
@@ -90,11 +89,13 @@ async def test_a_parked_transaction_is_looked_at_and_decided(run, connection, da
 
 async def test_a_branch_that_is_older_than_the_journal_is_decided(run, connection, database):
     """Only a word of an operator ends it."""
+    prefix = await connection.fetchval("SELECT prefix FROM unanimity.prefix")
+    old = new_gid(prefix, datetime.now(tz=UTC) - timedelta(days=2), bytes(16))
     await connection.execute("BEGIN")
     await connection.execute("INSERT INTO posts (author, body) VALUES ('ann', 'hello')")
-    await connection.execute(f"PREPARE TRANSACTION '{OLD}:db'")
+    await connection.execute(f"PREPARE TRANSACTION '{old}:db'")
     async with coordinator(database, NOWHERE):
-        assert "prepared" in await run("in-doubt", OLD)
+        assert "prepared" in await run("in-doubt", old)
     assert await connection.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()") == 0
     assert await connection.fetchval("SELECT count(*) FROM posts") == 0
 

@@ -206,7 +206,8 @@ async def unreadable(scene: Scene) -> Gid:
 
 async def older_than_the_journal(scene: Scene) -> Gid:
     """A branch of ours that stands since the day before yesterday."""
-    gid = new_gid("unan", datetime.now(tz=UTC) - timedelta(days=2), os.urandom(16))
+    prefix = str(await query(scene.journal, "SELECT prefix FROM unanimity.prefix"))
+    gid = new_gid(prefix, datetime.now(tz=UTC) - timedelta(days=2), os.urandom(16))
     prepare = prepare_transaction(prepared_id(gid, DB))
     await scene.by_hand("BEGIN", f"SET LOCAL ROLE {scene.role}", "INSERT INTO business VALUES (1)", prepare)
     return gid

@@ -70,6 +70,7 @@ def test_migrations_are_numbered_without_gaps(component):
 
 ADDS = re.compile(
     r"CREATE (TABLE|INDEX|SEQUENCE) .*"
+    r"|INSERT INTO .*"
     r"|DROP INDEX .*"
     r"|ALTER TABLE \S+ ADD COLUMN (?!.*NOT NULL(?!.*DEFAULT)).*",
     re.DOTALL,
@@ -94,3 +95,24 @@ def test_what_takes_away_is_noticed():
     assert not ADDS.fullmatch("ALTER TABLE unanimity.outbox DROP COLUMN key")
     assert not ADDS.fullmatch("ALTER TABLE unanimity.outbox ADD COLUMN key bytea NOT NULL")
     assert ADDS.fullmatch("ALTER TABLE unanimity.outbox ADD COLUMN key bytea NOT NULL DEFAULT ''")
+
+
+@pytest.mark.parametrize(
+    ("use", "prefix"),
+    [
+        ("INSERT INTO unanimity.owners (owner, lease_until) VALUES ('a', now())", "unan"),
+        ("SELECT nextval('unanimity.transactional_id_numbers')", "unan"),
+        ("SELECT 1", "unan[0-9a-f]{8}"),
+    ],
+)
+async def test_a_journal_in_use_keeps_what_its_ids_begin_with(database, use, prefix):
+    """What it left prepared under it is found again; a new journal makes up its own."""
+    connection = await asyncpg.connect(database)
+    await connection.execute("CREATE SCHEMA unanimity")
+    steps = migrations("journal")
+    for number in range(1, 8):
+        await connection.execute(steps[number])
+    await connection.execute(use)
+    await connection.execute(steps[8])
+    assert re.fullmatch(prefix, await connection.fetchval("SELECT prefix FROM unanimity.prefix"))
+    await connection.close()

@@ -20,10 +20,11 @@ async def prepare(database):
     """Prepares a branch of a transaction of this age, whose owner is gone and left no record."""
     connection = await asyncpg.connect(database)
     await apply(connection)
+    prefix = await connection.fetchval("SELECT prefix FROM unanimity.prefix")
     await connection.execute("CREATE TABLE posts (author text)")
 
     async def leave_prepared(age: timedelta) -> str:
-        gid = new_gid("unan", datetime.now(tz=UTC) - age, RANDOM)
+        gid = new_gid(prefix, datetime.now(tz=UTC) - age, RANDOM)
         await connection.execute("BEGIN")
         await connection.execute("INSERT INTO posts VALUES ('ann')")
         await connection.execute("INSERT INTO unanimity.branches (gid, branch) VALUES ($1, 'db')", gid)
