@@ -48,11 +48,10 @@ class Alerts(Protocol):
         """Those that nobody has resolved, the oldest first."""
         ...
 
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str, under: Lease | None = None) -> bool:
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
         """*by* has seen to it, and says how; whether it was open. It is kept, and audited in the same commit.
 
-        *under* a lease: not where that is another one's by now. Raises `Refused` without a name or a reason; so does
-        `audit`.
+        Raises `Refused` without a name or a reason; so does `audit`.
         """
         ...
 

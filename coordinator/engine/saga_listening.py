@@ -6,7 +6,7 @@ process sends is found by asking, from time to time, for the counters of the sag
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from coordinator.errors import Unavailable
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Cancelled, Phase, cancellable
 from coordinator.sagas.events import Happened
-from coordinator.sagas.log import SagaLog, Signal
+from coordinator.sagas.log import SagaLog
 
 logger = logging.getLogger(__name__)
 _NEVER = float("inf")
@@ -52,8 +52,8 @@ class Listening:
             for number in await self.log.unheard({number: run.signalled for number, run in asked.items()}):
                 self.nudge(asked[number].gid)
 
-    async def read(self, run: SagaRun) -> Sequence[Signal]:
-        """Take the signals that it was sent, but for those that something has come of already; all of them."""
+    async def read(self, run: SagaRun) -> None:
+        """Take the signals that it was sent, but for those that something has come of already."""
         sent = await self.log.signals(run.number)
         for signal in sent[run.signalled :]:
             if signal.name == RETRY:
@@ -61,7 +61,6 @@ class Listening:
             elif signal.id not in run.consumed:
                 run.signals.append(signal)
         run.signalled = len(sent)
-        return sent
 
     async def heard(self, run: SagaRun) -> Happened | None:
         """What comes of what it was sent; None is nothing, or that it cannot be read now."""

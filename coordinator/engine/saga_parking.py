@@ -1,11 +1,9 @@
 """The alerts about sagas: of one that waits for an operator, and of one that the code which is here cannot go on with.
 
-The first is open for as long as the saga waits, and no longer. It is raised before the saga is let go, and closed after
-what lets it go on is durable. A process that dies in between leaves an alert too many, never one too few; and whoever
-takes the saga up does again what its predecessor may not have.
+The first is open for as long as the saga waits, and no longer. It is raised before the saga is let go (again, where a
+predecessor may not have), and the log closes it in the same commit as what lets the saga go on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.alerts import AlertKind
@@ -14,12 +12,12 @@ from coordinator.engine.saga_signals import word
 from coordinator.errors import InvalidDefinition
 from coordinator.ports import Alerts, Lease
 from coordinator.protocol.model import Gid
-from coordinator.sagas.log import Loaded, Signal
+from coordinator.sagas.log import Freed, Loaded
 
 
 @dataclass(slots=True, kw_only=True)
 class Parking:
-    """Raises and closes them, under the lease that the saga was taken up under: not once another process has it."""
+    """Raises them, under the lease that the saga was taken up under: not once another process has it."""
 
     alerts: Alerts
 
@@ -33,10 +31,9 @@ class Parking:
         detail = str(failure) if isinstance(failure, InvalidDefinition) else f"{loaded.definition}: {failure!r}"
         await self.alerts.raise_alert(Gid(loaded.gid), AlertKind.UNREADABLE_SAGA, detail, under=under)
 
-    async def ends(self, run: SagaRun, sent: Sequence[Signal]) -> None:
-        """It goes on because of the word that let it out; *sent* has it. Who said it and why is kept with the alert."""
-        said = next(word(signal) for signal in sent if signal.id == run.freed)
-        assert said is not None, "what lets a saga go on was understood"
-        reason = said.why or "no reason was given"
-        gid = Gid(run.gid)
-        await self.alerts.resolve_alert(gid, AlertKind.PARKED_SAGA, by=said.by, reason=reason, under=run.lease)
+
+def freed(run: SagaRun, signal: int | None) -> Freed:
+    """Who said the word that lets a parked saga go on, and why: the alert keeps both. *signal* is the word's id."""
+    said = next(word(each) for each in run.signals if each.id == signal)
+    assert said is not None, "what lets a saga go on was understood"
+    return Freed(said.by, said.why or "no reason was given")

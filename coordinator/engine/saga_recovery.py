@@ -122,9 +122,7 @@ class SagaRecovery:
             return
         self.recovered += 1
         if loaded.signalled:
-            sent = await engine.listening.read(run)
-            if run.freed is not None and run.state.parked is None:
-                await engine.parking.ends(run, sent)
+            await engine.listening.read(run)
         if (heard := hear(run)) is not None:
             await engine.write(run, heard)
         elif (why := self._hopeless(loaded)) and (step := first_called(run.saga.shape, run.state)) is not None:

@@ -74,8 +74,6 @@ class SagaRun:
     """Whether a signal was sent to it here, and has not been read."""
     lease: Lease | None = None
     """Under which it was taken up here."""
-    freed: int | None = None
-    """The id of the signal that let it go on where it was last parked."""
     waiters: list["asyncio.Future[SagaOutcome]"] = field(default_factory=list)
 
     def hurry(self) -> None:
@@ -104,11 +102,9 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
     values: dict[str, Any] = {
         REQUEST: None if saga.input is None else _kept(saga.input, saga, loaded, "input", loaded.input)
     }
-    state, consumed, freed = saga.beginning, set[int](), None
+    state, consumed = saga.beginning, set[int]()
     for text in loaded.events:
         event, output, signal = decode(text)
-        if state.parked is not None:
-            freed = signal
         state = evolve(saga.shape, state, event)
         if signal is not None:
             consumed.add(signal)
@@ -130,7 +126,6 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
         term=loaded.reigns,
         consumed=consumed,
         lease=lease,
-        freed=freed,
         deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
     )
 

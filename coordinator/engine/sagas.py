@@ -16,7 +16,7 @@ from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, said
 from coordinator.engine.saga_listening import Listening
-from coordinator.engine.saga_parking import Parking
+from coordinator.engine.saga_parking import Parking, freed
 from coordinator.engine.saga_run import Halted, SagaOutcome, SagaRun, new_saga, same_input
 from coordinator.engine.saga_signals import hear
 from coordinator.engine.saga_waits import needless, waited_for
@@ -298,7 +298,8 @@ class SagaEngine:
         """Make it durable, and only then believe it."""
         event, _, signal, value = happened
         was, state = run.state.phase, evolve(run.saga.shape, run.state, event)
-        append = partial(self.log.append, run.number, run.position, encode(happened), final=state.ended)
+        word = freed(run, signal) if was is Phase.PARKED else None
+        append = partial(self.log.append, run.number, run.position, encode(happened), final=state.ended, freed=word)
         try:
             await insist(run.gid, append, clock=self.clock, chance=self.calls.chance)
         except Refused as failure:
@@ -314,17 +315,11 @@ class SagaEngine:
             run.values[event.step] = value
         elif isinstance(event, Skipped):
             run.values.setdefault(event.step, None)
-        sent = run.signals
         if signal is not None:
             run.consumed.add(signal)
-            run.signals = [other for other in sent if other.id != signal]
-        if state.phase is was:
-            return
-        if state.phase is Phase.BACKWARD:
+            run.signals = [other for other in run.signals if other.id != signal]
+        if state.phase is Phase.BACKWARD and was is not Phase.BACKWARD:
             run.hurry()  # What rests is not to be tried again, but given up.
-        if was is Phase.PARKED:
-            run.freed = signal
-            await self.parking.ends(run, sent)
 
     # ── sleeping, and being woken ──
 

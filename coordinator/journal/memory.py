@@ -381,10 +381,10 @@ class MemoryAlerts:
             Alert(gid=gid, kind=kind, detail=d) for (gid, kind), d in opened if (gid, kind) not in self._world.resolved
         ]
 
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str, under: Lease | None = None) -> bool:
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
         """Keep who has seen to it, and how."""
         refuse_anonymous(gid, by, reason)
-        if (gid, kind) not in self._world.alerts or (gid, kind) in self._world.resolved or not self._holds(under):
+        if (gid, kind) not in self._world.alerts or (gid, kind) in self._world.resolved:
             return False
         self._world.resolved.add((gid, kind))
         await self.audit(actor=by, action="resolve alert", gid=gid, reason=reason, detail=kind)

@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordinator import limits
+from coordinator.alerts import AlertKind
 from coordinator.errors import Refused, Replaced
 from coordinator.faults.points import boundary
-from coordinator.journal.memory import MemoryJournal
-from coordinator.sagas.log import Loaded, NewSaga, Rest, Signal, Standing
+from coordinator.journal.memory import MemoryAlerts, MemoryJournal
+from coordinator.protocol.model import Gid
+from coordinator.sagas.log import Freed, Loaded, NewSaga, Rest, Signal, Standing
 
 
 @dataclass(slots=True)
@@ -65,7 +67,9 @@ class MemorySagas:
     def crowded(self) -> None:
         """It is never behind."""
 
-    def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
+    def append(
+        self, number: int, position: int, event: str, *, final: bool = False, freed: Freed | None = None
+    ) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
 
         async def write() -> None:
@@ -79,6 +83,9 @@ class MemorySagas:
             assert position == len(stored.events), "events are written in order"
             stored.events.append(event)
             stored.ended = stored.ended or final
+            if freed is not None:
+                alert = (Gid(stored.saga.gid), AlertKind.PARKED_SAGA)
+                await MemoryAlerts(self._world).resolve_alert(*alert, by=freed.by, reason=freed.why)
 
         return boundary("saga.append", write)
 

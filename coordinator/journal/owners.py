@@ -119,10 +119,10 @@ class PostgresAlerts:
         rows = await self._journal.questions.run(lambda c: c.fetch(SQL["open_alerts"]))
         return [Alert(gid=row["gid"], kind=row["kind"], detail=row["detail"]) for row in rows]
 
-    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str, under: Lease | None = None) -> bool:
+    async def resolve_alert(self, gid: Gid, kind: str, *, by: str, reason: str) -> bool:
         """Keep who has seen to it, and how. See `ports.Alerts`."""
         refuse_anonymous(gid, by, reason)
-        arguments = (gid, kind, by, reason, *_term(under))
+        arguments = (gid, kind, by, reason)
         return await self._journal.questions.run(lambda c: c.fetchval(SQL["resolve_alert"], *arguments)) is not None
 
     async def audit(self, *, actor: str, action: str, gid: Gid, reason: str, detail: str = "") -> None:

@@ -274,11 +274,9 @@ SELECT gid, kind, detail FROM unanimity.alerts WHERE resolved_at IS NULL ORDER B
 
 -- resolve_alert --
 -- Somebody has seen to it; who, and how, is kept with it and in the audit.
-WITH held AS MATERIALIZED (
-    SELECT owner FROM unanimity.owners WHERE owner = $5 AND term = $6 FOR SHARE
-), resolved AS (
+WITH resolved AS (
     UPDATE unanimity.alerts SET resolved_at = now(), resolved_by = $3, resolution = $4
-    WHERE gid = $1 AND kind = $2 AND resolved_at IS NULL AND ($5::text IS NULL OR EXISTS (SELECT FROM held))
+    WHERE gid = $1 AND kind = $2 AND resolved_at IS NULL
     RETURNING gid, kind
 )
 INSERT INTO unanimity.audit (actor, action, gid, reason, detail)

@@ -13,12 +13,13 @@ from typing import Any
 from pydantic_core import to_json
 
 from coordinator import limits
+from coordinator.alerts import AlertKind
 from coordinator.errors import KeyReused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.database import JournalConnection
 from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.journal.postgres import PostgresJournal
-from coordinator.sagas.log import Loaded, NewSaga, Rest, Signal, Standing
+from coordinator.sagas.log import Freed, Loaded, NewSaga, Rest, Signal, Standing
 from coordinator.schema import queries
 
 SQL = queries(Path(__file__).with_name("sagas.sql"))
@@ -56,9 +57,13 @@ class PostgresSagas:
         """Why nothing should begin: the log is behind."""
         return self._queue.crowded()
 
-    def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
+    def append(
+        self, number: int, position: int, event: str, *, final: bool = False, freed: Freed | None = None
+    ) -> Awaitable[None]:
         """Write that *event* happened. See `SagaLog`."""
-        return boundary("saga.append", partial(self._queue.write, (number, position, event, final)))
+        item = (number, position, event, final)
+        write = partial(self._queue.write, item) if freed is None else partial(self._append_freed, item, freed)
+        return boundary("saga.append", write)
 
     async def suspend(self, rest: Rest) -> None:
         """It is nobody's until its time comes. See `SagaLog`."""
@@ -176,6 +181,13 @@ class PostgresSagas:
             begun = await writer.first(SQL["start_one"], *self._owner(), *row)
             return None if begun is None else [_ours(item, begun["number"])]
         return None if await writer.first(SQL["append_one"], *self._owner(), *item) is None else [None]
+
+    async def _append_freed(self, item: _Append, freed: Freed) -> None:
+        """Beside the queue: it is rare, and no other write closes alerts."""
+        arguments = (*self._owner(), *item, freed.by, freed.why, AlertKind.PARKED_SAGA)
+        if await self._forced.run(lambda c: c.fetchval(SQL["append_freed"], *arguments)) is None:
+            for refused in (await self._refused([item])).values():
+                raise refused
 
     async def _stands(self, saga: NewSaga) -> Standing | BaseException:
         """What stands in its place."""

@@ -39,6 +39,24 @@ SELECT $3, $4, $5, $6 FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR S
 ON CONFLICT DO NOTHING
 RETURNING number;
 
+-- append_freed --
+-- The same for what lets a parked saga go on, which closes its alert: of one that it ends nobody could do so later.
+WITH appended AS (
+    INSERT INTO unanimity.saga_events (number, position, event, final)
+    SELECT $3, $4, $5, $6 FROM unanimity.owners WHERE owner = $1 AND term = $2 FOR SHARE
+    ON CONFLICT DO NOTHING
+    RETURNING number
+), resolved AS (
+    UPDATE unanimity.alerts AS a SET resolved_at = now(), resolved_by = $7, resolution = $8
+    FROM appended JOIN unanimity.sagas AS s USING (number)
+    WHERE a.gid = s.gid AND a.kind = $9 AND a.resolved_at IS NULL
+    RETURNING a.gid, a.kind
+), told AS (
+    INSERT INTO unanimity.audit (actor, action, gid, reason, detail)
+    SELECT $7, 'resolve alert', gid, $8, kind FROM resolved
+)
+SELECT number FROM appended;
+
 -- standing --
 -- The saga that stands for this id, or for this name and key.
 SELECT number, gid, fingerprint FROM unanimity.sagas WHERE gid = $1 OR (name = $2 AND key = $3) ORDER BY gid <> $1 LIMIT 1;

@@ -67,6 +67,14 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Freed:
+    """By whom a parked saga is let go on, and why."""
+
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rest:
     """A saga that is to be nobody's: until so many seconds from now, or until it was sent more than *seen* signals.
 
@@ -91,8 +99,14 @@ class SagaLog(Protocol):
         """Why nothing should begin that would have to wait here; None while it keeps up."""
         ...
 
-    def append(self, number: int, position: int, event: str, *, final: bool = False) -> Awaitable[None]:
-        """Write that *event* happened, as number *position* of its saga; done once it is durable. May be repeated."""
+    def append(
+        self, number: int, position: int, event: str, *, final: bool = False, freed: Freed | None = None
+    ) -> Awaitable[None]:
+        """Write that *event* happened, as number *position* of its saga; done once it is durable. May be repeated.
+
+        *freed*: it was parked until now. Its alert is closed in the same commit: the event may be its last one, and
+        then nobody takes it up any more who could close it.
+        """
         ...
 
     async def suspend(self, rest: Rest) -> None:

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from coordinator import limits
+from coordinator.alerts import AlertKind
 from coordinator.errors import Refused, Replaced
 from coordinator.journal.memory_sagas import MemorySagas
 from coordinator.journal.sagas import PostgresSagas
-from coordinator.sagas.log import NewSaga, Rest
+from coordinator.sagas.log import Freed, NewSaga, Rest
 from tests.conformance.test_journals import MemoryPlace, PostgresPlace
 
 KNOWN = ("checkout@1",)
+STUCK, SKIPPED = '{"t":"stuck","s":"a","r":"down"}', '{"t":"skipped","s":"a","r":"ops-1","n":1}'
 DONE, UNDONE = '{"t":"done","s":"a","o":1}', '{"t":"undone","s":"a"}'
 _made = iter(range(1, 100_000))
 
@@ -78,6 +80,19 @@ class Process:
 
     async def end(self, number):
         await self.log.append(number, 0, DONE, final=True)
+
+    async def parked(self):
+        """One that waits for an operator, with an alert."""
+        standing, new = await self.begun()
+        await self.log.append(standing.number, 0, STUCK)
+        await self.alert(new)
+        return standing, new
+
+    async def alert(self, new):
+        await self.process.alerts.raise_alert(new.gid, AlertKind.PARKED_SAGA, "a: down", under=self.process.lease)
+
+    async def alerts(self):
+        return {(alert.gid, alert.kind) for alert in await self.process.alerts.open_alerts()}
 
 
 def new_saga(*, key=None, definition="checkout@1", fingerprint="f1", deadline_s=None):
@@ -166,6 +181,31 @@ async def test_a_repeated_append_finds_itself_and_another_one_at_its_place_is_re
     with pytest.raises(Replaced):
         await a.log.append(standing.number, 0, UNDONE)
     assert list((await a.log.load(new.gid)).events) == [DONE]
+
+
+async def test_what_lets_a_parked_saga_go_on_closes_its_alert_and_no_other_one(a):
+    """Its last event may be that. A repeated write finds itself, and closes none that was raised since."""
+    (standing, new), (_, other), said = await a.parked(), await a.parked(), Freed("ann", "ops-1")
+    await a.process.alerts.raise_alert(new.gid, AlertKind.UNREADABLE_SAGA, "another type")
+    left = {(other.gid, AlertKind.PARKED_SAGA), (new.gid, AlertKind.UNREADABLE_SAGA)}
+    await a.log.append(standing.number, 1, SKIPPED, final=True, freed=said)
+    assert await a.alerts() == left
+    loaded = await a.log.load(new.gid)
+    assert (list(loaded.events), loaded.ended) == ([STUCK, SKIPPED], True)
+    await a.alert(new)
+    await a.log.append(standing.number, 1, SKIPPED, final=True, freed=said)
+    with pytest.raises(Replaced):
+        await a.log.append(standing.number, 1, UNDONE, freed=said)
+    assert await a.alerts() == {*left, (new.gid, AlertKind.PARKED_SAGA)}
+
+
+async def test_who_was_replaced_lets_no_parked_saga_go_on_and_closes_no_alert(a, b):
+    standing, new = await a.parked()
+    await b.takes_over(a)
+    with pytest.raises(Replaced):
+        await a.log.append(standing.number, 1, SKIPPED, final=True, freed=Freed("ann", "ops-1"))
+    assert await b.alerts() == {(new.gid, AlertKind.PARKED_SAGA)}
+    assert list((await b.log.load(new.gid)).events) == [STUCK]
 
 
 async def test_a_refused_append_costs_those_nothing_that_share_its_write(a):

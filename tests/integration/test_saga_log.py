@@ -52,6 +52,7 @@ START = ("unan:new", "s", "s@1", None, "f", "null", None)
 UNDER_WAY = {
     "start_one": lambda number: START,
     "append_one": lambda number: (number, 0, '{"t":"done","s":"a"}', False),
+    "append_freed": lambda number: (number, 0, '{"t":"resumed"}', False, "ann", "mended", "parked-saga"),
     "flush": lambda number: ("", f'{number}\x1f0\x1f{{"t":"done","s":"a"}}\x1ffalse'),
 }
 

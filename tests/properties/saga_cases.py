@@ -86,6 +86,10 @@ PLANS: dict[str, tuple[str, Plan]] = {
             _plan(_undoable(), _undoable(0, undo=_DOWN), StepPlan((1,), pivot=True, answers=_REFUSED)), operator="skip"
         ),
     ),
+    "the last undoing is stuck, and skipped": (
+        "compensated",
+        replace(_plan(_undoable(undo=_DOWN), StepPlan((0,), answers=_REFUSED)), operator="skip"),
+    ),
     "one is stuck while its sibling is called, and resumed": (
         "completed",
         replace(

@@ -160,9 +160,7 @@ def _ending(plan: Plan, verdict: Verdict) -> list[str]:
     was_parked = verdict.told == "parked" and (plan.operator or plan.cancel_at_s is not None)
     if verdict.told and verdict.told != verdict.ending and not was_parked:
         found.append(f"whoever waited was told {verdict.told}, and it is {verdict.ending}")
-    # Whoever dies right after he wrote a word that was the end of it closes no alert, and nobody takes it up any more.
-    left_open = bool(verdict.skipped) and plan.loses
-    if verdict.alerts > (verdict.ending == "parked" or left_open):
+    if verdict.alerts > (verdict.ending == "parked"):
         found.append(f"{verdict.alerts} alerts are open, and it is {verdict.ending}")
     match verdict.ending:
         case "completed":

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from coordinator import Compensated, Coordinator, Parked, Refused, Unavailable, cli_sagas, limits
-from coordinator.engine.saga_parking import Parking
+from coordinator.errors import Replaced
+from coordinator.journal.sagas import PostgresSagas
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, Status, await_signal, step
 from tests.integration.operating.conftest import SETTINGS
@@ -278,7 +279,7 @@ async def test_what_code_says_is_audited_too(coordinator, other, operator, bank)
 OPEN = "SELECT count(*) FROM unanimity.alerts WHERE gid = $1 AND resolved_at IS NULL"
 LAST = "SELECT detail FROM unanimity.alerts WHERE gid = $1 AND resolved_at IS NULL"
 CLOSED = "SELECT resolved_by || ': ' || resolution FROM unanimity.alerts WHERE gid = $1 AND resolved_at IS NOT NULL"
-RESUMED = "SELECT count(*) = 1 FROM unanimity.saga_events WHERE event->>'t' = 'resumed'"
+HAPPENED = "SELECT count(*) = 1 FROM unanimity.saga_events WHERE event->>'t' = $1"
 ONCE = Attempts(at_most=1)
 
 
@@ -438,18 +439,22 @@ def soon_missed(monkeypatch):
     monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 1.0)
 
 
-async def test_who_takes_up_a_saga_that_was_let_go_on_closes_its_alert(soon_missed, two, database, bank, monkeypatch):
-    """The process that wrote that it goes on died before it had closed it."""
+@pytest.mark.parametrize("word", ["resumed", "skipped"])
+async def test_an_alert_is_closed_with_the_word_that_lets_a_saga_go_on_or_ends_it(
+    soon_missed, two, database, bank, monkeypatch, word
+):
+    """Whoever wrote that dies right after it; and what has ended nobody takes up any more."""
     bank.raises = {"ship": [Refused("no address")]}
-    handle = await parked(database, two[0], parking(bank, pivot=True))
+    handle, append = await parked(database, two[0], parking(bank, pivot=True)), PostgresSagas.append
 
-    async def dies(self, run, sent):
-        raise ConnectionResetError("injected: the journal is not reached any more")
+    async def dies(self, *arguments, **keywords):
+        await append(self, *arguments, **keywords)
+        raise Replaced("injected: the process died here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Parking, "ends", dies)
-        await handle.resume("ops-4", by="ann")
-        await until(lambda: query(database, RESUMED))
-        assert await query(database, OPEN, handle.gid) == 1
+        patch.setattr(PostgresSagas, "append", dies)
+        await (handle.resume("ops-4", by="ann") if word == "resumed" else handle.skip("ship", "ops-4", by="ann"))
+        await until(lambda: query(database, HAPPENED, word))
+        assert await query(database, OPEN, handle.gid) == 0
     await ends(handle, Phase.COMPLETED)
     assert await query(database, CLOSED, handle.gid) == "ann: ops-4"
