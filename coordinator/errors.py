@@ -13,6 +13,7 @@
     │   ├── KeyReused            the idempotency key belongs to another request
     │   ├── Misconfigured        a server's or our own setting makes the promise impossible
     │   ├── TurnedAway           this call was not let in, which says nothing of an earlier one
+    │   │   └── Outdated           somebody with a higher term was there before, and may have done it
     │   ├── VotedNo              a participant refused, for a reason of its own
     │   ├── Unheard              what a saga was sent is heard by nobody: it has ended, or never was
     │   └── Compensated          the saga could not be completed; what it had done was undone
@@ -99,6 +100,10 @@ class TurnedAway(Refused):
     """This call was not let in (credentials, address, size): what it is about was not looked at, and may have happened
     by an earlier one.
     """
+
+
+class Outdated(TurnedAway):
+    """This call came with a lower term than one before it: whoever made that one may have done what this is about."""
 
 
 class VotedNo(Refused):

@@ -20,6 +20,7 @@ from coordinator.errors import (
     InDoubt,
     InvalidDefinition,
     Misconfigured,
+    Outdated,
     Replaced,
     TurnedAway,
     Unavailable,
@@ -74,6 +75,7 @@ class Calls:
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
                 logger.info("step %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
+                doubtful = doubtful or isinstance(failure, Outdated)  # What is known here is not all that happened.
                 if isinstance(failure, RefusedByStep) and not (doubtful and says_nothing_of_earlier(failure)):
                     return Happened(Refused(step.name, said(failure)))
                 passed_s, asked_for_s = self.clock.monotonic_s() - began_s, _asked_for_s(failure)

@@ -45,7 +45,9 @@ async def guarded(
             return await _pass(connection, barrier, call, told, effect)
     except KeyReused as reused:
         return _says(422, str(reused))
-    except (Refused, Replaced) as refused:
+    except Replaced as outdated:  # Not 409: whoever has the higher term may have had the effect.
+        return _says(412, str(outdated))
+    except Refused as refused:
         return _says(409, str(refused))
     except InDoubt as doubt:  # Nothing else says "ask again, and then ask a person".
         return _says(500, str(doubt))

@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from coordinator import limits
-from coordinator.errors import CoordinatorError, InDoubt, Overloaded, Refused, TurnedAway, Unavailable
+from coordinator.errors import CoordinatorError, InDoubt, Outdated, Overloaded, Refused, TurnedAway, Unavailable
 
-TOO_EARLY, TOO_MANY, UNAVAILABLE, REQUEST_TIMEOUT, CONFLICT = 425, 429, 503, 408, 409
+TOO_EARLY, TOO_MANY, UNAVAILABLE, REQUEST_TIMEOUT = 425, 429, 503, 408
+_NO = {409: Refused, 412: Outdated}
+"""What is meant by a 4xx that is a no; any other one is `TurnedAway`."""
 
 
 def failure_of(
@@ -18,8 +20,8 @@ def failure_of(
 
     2xx: done. 425, 429 and 503: nothing happened, and it may be asked again, after `Retry-After`. 408 leaves open what
     happened. 409 is the service's no; any other 4xx turns the call away, and says nothing of an earlier one: a key was
-    rotated, say, or a route is gone. The reason stands in the body. Whatever else is answered (a redirect, a 5xx)
-    leaves it open too.
+    rotated, say, or a route is gone. Of those 412 says that a higher term was there. The reason stands in the body.
+    Whatever else is answered (a redirect, a 5xx) leaves it open too.
     """
     if 200 <= status < 300:
         return None
@@ -28,7 +30,7 @@ def failure_of(
         kind = Overloaded if status == TOO_MANY else Unavailable
         return kind(said, participant=service, retry_after_s=retry_after_s(headers.get("Retry-After"), now))
     if 400 <= status < 500 and status != REQUEST_TIMEOUT:
-        return (Refused if status == CONFLICT else TurnedAway)(said, participant=service)
+        return _NO.get(status, TurnedAway)(said, participant=service)
     return InDoubt(said, participant=service)
 
 

@@ -152,9 +152,10 @@ async def a_coordinator_that_was_replaced_is_not_heard(subject: Subject) -> None
     """A higher term was here before."""
     delivery = fresh(term=5)
     await subject.send(delivery)
-    answer = await subject.send(replace(delivery, direction="compensation", term=4))
-    expect(not answer.done, "a compensation of a lower term than the action's is not done", answer)
-    await subject.expect_effects(delivery, 1, "after a compensation of a lower term")
+    for direction in ("compensation", "action"):
+        answer = await subject.send(replace(delivery, direction=direction, term=4))
+        expect(answer.outdated, f"{direction}: a lower term than came before is answered with 412", answer)
+        await subject.expect_effects(delivery, 1, f"{direction}: after a lower term than came before")
 
 
 async def a_body_that_is_no_json_is_refused(subject: Subject) -> None:

@@ -42,6 +42,11 @@ class Answer:
         """Whether it says that the request is not the coordinator's."""
         return self.status == 401
 
+    @property
+    def outdated(self) -> bool:
+        """Whether it says that a higher term was there before."""
+        return self.status == 412
+
     def __str__(self) -> str:
         return f"{self.status} {self.body[:80]!r}"
 

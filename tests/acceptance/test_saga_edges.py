@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Unavailable, limits
-from coordinator.errors import Compensated, Disconnected, Misconfigured, Parked, TurnedAway
+from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Replaced, Unavailable, limits
+from coordinator.errors import Compensated, Disconnected, Misconfigured, Outdated, Parked, TurnedAway
 from coordinator.protocol.saga import Phase
-from coordinator.sagas import Attempts, Saga, Status, await_signal, sleep, step
+from coordinator.sagas import Attempts, Saga, Status, StepContext, await_signal, sleep, step
 from tests.acceptance.test_sagas import QUICK, SETTINGS, coordinator, journal, phase, until, world
 
 __all__ = ["coordinator", "journal", "world"]
@@ -140,6 +140,47 @@ async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordin
     with pytest.raises(Compensated):
         await coordinator.run(saga)
     assert world.did == ([] if ask else ["refund"])  # What was turned away without doubt did not happen.
+
+
+@pytest.mark.parametrize("on_unknown", ["retry", "ask", "compensate"])
+async def test_a_term_that_is_too_low_means_that_somebody_else_may_have_done_it(coordinator, world, on_unknown):
+    """Also where nobody here has called it before: what another process did may be gone from the journal."""
+
+    async def pay() -> None:
+        await world.act("pay")
+
+    async def refund() -> None:
+        await world.act("refund")
+
+    async def known() -> Status:
+        await world.act("ask")
+        return Status.DONE
+
+    async def ship() -> None:
+        raise Refused("no")
+
+    world.raises["pay"] = [Outdated("412")]
+    status = known if on_unknown == "ask" else None
+    saga = Saga("old", step(pay, compensate=refund, status=status, on_unknown=on_unknown, retry=QUICK), step(ship))
+    with pytest.raises(Compensated):
+        await coordinator.run(saga)
+    assert world.did == (["ask", "refund"] if on_unknown == "ask" else ["refund"])
+    assert world.begun.count("pay") == 1
+
+
+async def test_what_a_barrier_says_to_a_lower_term_is_no_refusal_either(coordinator, monkeypatch):
+    """Whoever drives it lets go, and it is found again: each time under a higher term, at last under the highest."""
+    monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 0.05)
+    terms = []
+
+    async def pay(context: StepContext) -> None:
+        terms.append(context.term)
+        if context.term < 3:
+            raise Replaced(f"the action came from term {context.term}, and term 3 was here before")
+
+    handle = await coordinator.start(Saga("behind", step(pay, on_unknown="retry")))
+    await phase(handle, Phase.COMPLETED)
+    assert terms == [1, 2, 3]
 
 
 async def test_a_refusal_after_doubt_speaks_for_the_step(coordinator, world):

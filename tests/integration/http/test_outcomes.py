@@ -8,7 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordinator.errors import Disconnected, InDoubt, Misconfigured, Overloaded, Refused, TurnedAway, Unavailable
+from coordinator.errors import (
+    Disconnected,
+    InDoubt,
+    Misconfigured,
+    Outdated,
+    Overloaded,
+    Refused,
+    TurnedAway,
+    Unavailable,
+)
 from participants.http import Delivery, Key, Verifier
 from participants.http.answers import retry_after_s
 from participants.http.service import Bounds, Service
@@ -37,7 +46,7 @@ REASON = b'{"reason": "no funds"}'
     [
         (409, Refused),
         (400, TurnedAway), (401, TurnedAway), (404, TurnedAway), (413, TurnedAway), (422, TurnedAway),
-        (451, TurnedAway),
+        (451, TurnedAway), (412, Outdated),
         (425, Unavailable), (429, Overloaded), (503, Unavailable),
         (408, InDoubt), (500, InDoubt), (501, InDoubt), (502, InDoubt), (504, InDoubt), (599, InDoubt),
         (301, InDoubt), (302, InDoubt), (303, InDoubt), (307, InDoubt), (308, InDoubt), (304, InDoubt),

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coordinator import Coordinator, CoordinatorError, Refused, Unavailable
+from coordinator.errors import Outdated
 from examples.social_post.observer import until
 from participants.http import Key, Verifier
 from participants.http.reservations import reservations
@@ -68,6 +69,7 @@ async def test_a_transaction_is_tried_and_confirmed_by_signed_requests():
     [
         ((409, {}, REASON), Refused, []),
         ((422, {}, REASON), Refused, []),
+        ((412, {}, REASON), Outdated, []),
         ((503, {}, REASON), Unavailable, []),
         ((429, {}, REASON), Unavailable, []),
         ((500, {}, REASON), CoordinatorError, ["cancel"]),
@@ -86,7 +88,8 @@ async def test_a_try_that_is_not_done_aborts_and_only_what_nobody_knows_is_cance
 
 
 @pytest.mark.parametrize(
-    "answer", [(409, {}, REASON), (500, {}, REASON), (200, {}, b'{"ended": "maybe"}'), (200, {}, b"x")]
+    "answer",
+    [(409, {}, REASON), (412, {}, REASON), (500, {}, REASON), (200, {}, b'{"ended": "maybe"}'), (200, {}, b"x")],
 )
 async def test_a_confirmation_is_asked_for_until_it_is_answered(answer):
     """A service may not refuse it, nor answer what nobody understands."""

@@ -13,14 +13,17 @@ import pytest
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import TracerProvider
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from coordinator import Coordinator, InvalidDefinition, Misconfigured, Refused, Settings
 from coordinator.engine.saga_calls import Status
-from coordinator.errors import Compensated
+from coordinator.errors import Compensated, Parked
+from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, StepContext, step
-from participants.http import Key
+from participants.http import Delivery, Key
 from participants.http.service import Bounds, Service, Services
 from tests.integration.http.server import Answers, message, serving
+from tests.integration.postgres.branches import until
 
 KEY = Key("payments", b"k" * 32)
 SETTINGS = Settings(lease_s=5.0, recovery_s=0.2)
@@ -195,6 +198,32 @@ async def test_an_answer_that_is_lost_is_undone_or_repeated_without_a_second_eff
                 await coordinator.run(saga, Order(account="ada", amount=30))
     assert b"200 OK" in lost[0]
     assert await books(ledger) == left
+
+
+async def test_that_a_service_knows_a_higher_term_is_no_refusal_of_the_step(payments, ledger):
+    """The journal was restored from a backup: since then another process had taken the saga over, and charged."""
+
+    async def reserve(request: Order, context: StepContext) -> int:
+        charged = Delivery(gid=context.gid, step="charge", direction="action", term=2)
+        await client.send("/charge", to_json(charge_of(request, request.amount)), charged)
+        return request.amount
+
+    async with service(payments.port) as client:
+        charge = client.action("/charge", charge_of, output=Receipt)
+        refund = client.compensation("/charge/undo", charge_of)
+        saga = Saga("restored", step(reserve), step(charge, compensate=refund, undo_retry=QUICK), step(ship))
+        async with coordinating(saga) as coordinator:
+            handle = await coordinator.start(saga, Order(account="ada", amount=30))
+            with pytest.raises(Parked, match=r"412: .* term 1, and term 2 was here before"):
+                await handle.result()
+            assert await books(ledger) == (70, 1)
+            await handle.resume("the charge is looked at")  # Whoever goes on has a higher term.
+
+            async def undone():
+                return (await handle.outcome()).phase is Phase.COMPENSATED
+
+            await until(undone)
+    assert await books(ledger) == (100, 0)
 
 
 @pytest.mark.parametrize(("on_unknown", "left"), [("compensate", (100, 0)), ("retry", (70, 1))])

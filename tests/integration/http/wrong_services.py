@@ -29,6 +29,7 @@ FLAWS = {
     "looks before it waits": "simultaneous duplicates",
     "lets an action go on while it is undone": "meets its compensation",
     "listens to whoever was replaced": "replaced",
+    "refuses whoever was replaced with 409": "replaced",
     "breaks at a body that is no JSON": "no json",
     "breaks where it should refuse": "refusal stays",
     "forgets that it refused": "refusal stays",
@@ -91,7 +92,7 @@ class InMemory:
         if flaw == "dedupes by attempt":
             key = (*key, delivery.attempt)
         if self.terms.get(origin, 0) > delivery.term and flaw != "listens to whoever was replaced":
-            return 409, {"reason": "replaced"}
+            return 409 if flaw == "refuses whoever was replaced with 409" else 412, {"reason": "replaced"}
         self.terms[origin] = max(self.terms.get(origin, 0), delivery.term)
         state, known = self.records.get((*origin, "state")), self.records.get(key)
         if acts and state == "undone" and flaw != "dedupes nothing":
