@@ -140,10 +140,10 @@ async def test_an_output_that_is_no_json_is_a_step_s_failure_and_not_the_journal
 async def test_a_step_whose_end_the_journal_refuses_is_not_called_again_but_parks(coordinator, world, monkeypatch):
     append = coordinator.sagas.engine.log.append
 
-    def refusing(number, position, event, *, final=False):
+    def refusing(number, position, event, **more):
         if '"done","s":"charge"' in event:
             raise Refused("the journal cannot store this")
-        return append(number, position, event, final=final)
+        return append(number, position, event, **more)
 
     monkeypatch.setattr(coordinator.sagas.engine.log, "append", refusing)
     handle = await coordinator.start(world.saga(), 1)

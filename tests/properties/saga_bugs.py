@@ -120,10 +120,10 @@ def believed_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     """The log says that it has written, and writes a while later."""
     append = MemorySagas.append
 
-    def hasty(self, number, position, event, *, final=False):
+    def hasty(self, number, position, event, **more):
         async def later():
             await asyncio.sleep(0.3)
-            await append(self, number, position, event, final=final)
+            await append(self, number, position, event, **more)
 
         async def at_once():
             task = asyncio.create_task(later())
@@ -210,7 +210,7 @@ def stop_taken_for_a_crash(patch: pytest.MonkeyPatch) -> None:
 def place_in_the_log_overwritten(patch: pytest.MonkeyPatch) -> None:
     """Of two processes that write at one place of the log, under whatever term, the later one wins."""
 
-    def blind(self, number, position, event, *, final=False):
+    def blind(self, number, position, event, *, final=False, freed=None):
         async def write():
             stored = self._sagas[number]
             stored.events[position:] = [event]
