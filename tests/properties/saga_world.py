@@ -87,7 +87,7 @@ class Process:
         self.ownership = Ownership(owners=owners, clock=clock, watchdog=Watchdog(clock=clock))
         alerts = MemoryAlerts(world.memory)
         log, settings = MemorySagas(journal), load(prefix="test")
-        self.sagas, _ = assemble(SagaVerbs(), log, self.ownership, alerts, clock, settings, [world.saga])
+        self.sagas, _ = assemble(SagaVerbs(), log, self.ownership, alerts, clock, settings, [world.saga], prefix="test")
         self.sagas.chance = self.sagas.engine.calls.chance = random.Random(7)
         self.task: asyncio.Task[None] | None = None
 
