@@ -137,7 +137,9 @@ async def test_a_journal_that_failed_over_presumes_no_abort_of_what_it_may_have_
     participant.name = BranchName("db")
     await participant.open()
     await query(database, TABLE)
-    settings = load(recovery_s=0.1, presume_abort_after_s=0.1, presume_abort_looks_apart_s=0.0)
+    settings = load(
+        prefix=participant.prefix, recovery_s=0.1, presume_abort_after_s=0.1, presume_abort_looks_apart_s=0.0
+    )
     participants = {"db": Postgres(database), "other": Postgres(other)}
     async with Coordinator(journal=pair.url, participants=participants, settings=settings) as coordinator:
         await coordinator.engine.recovery.once()
