@@ -13,7 +13,8 @@ from coordinator import InDoubt, KeyReused, Refused, Replaced, Unavailable
 from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.http import delivery_of
 
-Effect = Callable[[asyncpg.Connection, str, Any], Awaitable[dict[str, Any]]]
+# What it writes is of the call's gid and step: one transaction may have several steps here.
+Effect = Callable[[asyncpg.Connection, Call, Any], Awaitable[dict[str, Any]]]
 # How a reservation had ended that is asked to end the other way: the coordinator is to hear it, not to ask again.
 _HAD_ENDED = {Direction.CONFIRM: {"ended": "aborted"}, Direction.CANCEL: {"ended": "committed"}}
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.TooManyConnectionsError, Unavailable)
@@ -68,7 +69,7 @@ async def _pass(connection: Any, barrier: Barrier, call: Call, told: Any, effect
             return JSONResponse(json.loads(passage.result or b"{}"), 409 if passage.refused else 200)
     try:
         async with connection.transaction():
-            answer = await effect(connection, call.gid, told)
+            answer = await effect(connection, call, told)
     except No as no:
         answer = {"reason": str(no)}
         await barrier.keep(connection, call, json.dumps(answer).encode(), refused=True)

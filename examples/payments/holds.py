@@ -12,12 +12,13 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from examples.payments.guarded import No, Nothing, guarded
-from participants.barrier import Barrier, Direction
+from participants.barrier import Barrier, Call, Direction
 from participants.http import delivery_of
 
 TABLE = """
     CREATE TABLE IF NOT EXISTS holds (
-        id uuid PRIMARY KEY, gid text NOT NULL, account text NOT NULL, amount bigint, at timestamptz DEFAULT now()
+        id uuid PRIMARY KEY, gid text NOT NULL, step text NOT NULL, account text NOT NULL, amount bigint NOT NULL,
+        at timestamptz NOT NULL DEFAULT now()
     );
 """
 
@@ -29,7 +30,7 @@ class Hold(BaseModel):
     amount: int = Field(gt=0)
 
 
-async def hold(connection: Any, gid: str, told: Hold) -> dict[str, Any]:
+async def hold(connection: Any, call: Call, told: Hold) -> dict[str, Any]:
     """Take the money out of the account, if it is there."""
     taken = await connection.execute(
         "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
@@ -37,29 +38,29 @@ async def hold(connection: Any, gid: str, told: Hold) -> dict[str, Any]:
     if taken == "UPDATE 0":
         raise No("the account has not that much")
     await connection.execute(
-        "INSERT INTO holds (id, gid, account, amount) VALUES ($1, $2, $3, $4)",
-        uuid.uuid4(), gid, told.account, told.amount,
+        "INSERT INTO holds VALUES ($1, $2, $3, $4, $5)",
+        uuid.uuid4(), call.gid, call.step, told.account, told.amount,
     )  # fmt: skip
     return {}
 
 
-async def charge_held(connection: Any, gid: str, told: Nothing) -> dict[str, Any]:
+async def charge_held(connection: Any, call: Call, told: Nothing) -> dict[str, Any]:
     """Charge what was held."""
     await connection.execute(
-        "WITH held AS (DELETE FROM holds WHERE gid = $1 RETURNING id, gid, account, amount) "
+        "WITH held AS (DELETE FROM holds WHERE gid = $1 AND step = $2 RETURNING id, gid, step, account, amount) "
         "INSERT INTO charges SELECT * FROM held",
-        gid,
-    )
+        call.gid, call.step,
+    )  # fmt: skip
     return {}
 
 
-async def give_back(connection: Any, gid: str, told: Nothing) -> dict[str, Any]:
+async def give_back(connection: Any, call: Call, told: Nothing) -> dict[str, Any]:
     """Put what was held back into the account."""
     await connection.execute(
-        "WITH held AS (DELETE FROM holds WHERE gid = $1 RETURNING account, amount) "
+        "WITH held AS (DELETE FROM holds WHERE gid = $1 AND step = $2 RETURNING account, amount) "
         "UPDATE accounts SET balance = balance + held.amount FROM held WHERE name = held.account",
-        gid,
-    )
+        call.gid, call.step,
+    )  # fmt: skip
     return {}
 
 

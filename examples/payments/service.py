@@ -11,12 +11,14 @@ from pydantic import BaseModel, Field
 
 from examples.payments import holds
 from examples.payments.guarded import No, guarded
-from participants.barrier import Barrier, Direction
+from participants.barrier import Barrier, Call, Direction
 from participants.http import Key, SignedRequests, Verifier
 
 TABLES = """
     CREATE TABLE IF NOT EXISTS accounts (name text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
-    CREATE TABLE IF NOT EXISTS charges (id uuid PRIMARY KEY, gid text NOT NULL, account text NOT NULL, amount bigint);
+    CREATE TABLE IF NOT EXISTS charges (
+        id uuid PRIMARY KEY, gid text NOT NULL, step text NOT NULL, account text NOT NULL, amount bigint NOT NULL
+    );
 """
 
 
@@ -27,7 +29,7 @@ class Charge(BaseModel):
     amount: int = Field(gt=0)
 
 
-async def charge(connection: Any, gid: str, told: Charge) -> dict[str, Any]:
+async def charge(connection: Any, call: Call, told: Charge) -> dict[str, Any]:
     """Take the money, if it is there."""
     taken = await connection.execute(
         "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
@@ -35,14 +37,19 @@ async def charge(connection: Any, gid: str, told: Charge) -> dict[str, Any]:
     if taken == "UPDATE 0":
         raise No("the account has not that much")
     identifier = uuid.uuid4()
-    await connection.execute("INSERT INTO charges VALUES ($1, $2, $3, $4)", identifier, gid, told.account, told.amount)
+    await connection.execute(
+        "INSERT INTO charges VALUES ($1, $2, $3, $4, $5)", identifier, call.gid, call.step, told.account, told.amount
+    )
     return {"charge": str(identifier)}
 
 
-async def refund(connection: Any, gid: str, told: Charge) -> dict[str, Any]:
-    """Give back what was charged."""
-    amount = await connection.fetchval("DELETE FROM charges WHERE gid = $1 RETURNING amount", gid)
-    await connection.execute("UPDATE accounts SET balance = balance + $2 WHERE name = $1", told.account, amount)
+async def refund(connection: Any, call: Call, told: Charge) -> dict[str, Any]:
+    """Give back what this step has charged, to whom it was charged: the books know that, not who asks."""
+    await connection.execute(
+        "WITH undone AS (DELETE FROM charges WHERE gid = $1 AND step = $2 RETURNING account, amount) "
+        "UPDATE accounts SET balance = balance + undone.amount FROM undone WHERE name = undone.account",
+        call.gid, call.step,
+    )  # fmt: skip
     return {}
 
 

@@ -183,6 +183,35 @@ async def test_a_refusal_of_the_service_has_its_reason_and_a_later_one_undoes_th
     assert await books(ledger) == (100, 0)
 
 
+async def test_two_charges_of_one_saga_are_undone_each_at_its_own_account(payments, ledger):
+    """The first undo takes back its own charge alone, and the money goes where it came from."""
+    await ledger.execute("INSERT INTO accounts VALUES ('bob', 100)")
+
+    def of_ada(request: int) -> dict[str, object]:
+        return {"account": "ada", "amount": request}
+
+    def of_bob(request: int) -> dict[str, object]:
+        return {"account": "bob", "amount": request + 20}
+
+    async def ship_both(request: int) -> None:
+        raise Refused("no address")
+
+    async with service(payments.port) as client:
+        split = Saga(
+            "split",
+            step(client.action("/charge", of_ada, name="half"), compensate=client.compensation("/charge/undo", of_ada)),
+            # Whoever writes this saga may be wrong about whom to give it back to: the service knows.
+            step(client.action("/charge", of_bob, name="rest"), compensate=client.compensation("/charge/undo", of_ada)),
+            step(ship_both),
+        )
+        async with coordinating(split) as coordinator:
+            with pytest.raises(Compensated, match="no address"):
+                await coordinator.run(split, 30)
+    accounts = await ledger.fetch("SELECT name, balance FROM accounts ORDER BY name")
+    assert [tuple(each) for each in accounts] == [("ada", 100), ("bob", 100)]
+    assert await ledger.fetchval("SELECT count(*) FROM charges") == 0
+
+
 @pytest.mark.parametrize(("on_unknown", "left"), [("compensate", (100, 0)), ("retry", (70, 1))])
 async def test_an_answer_that_is_lost_is_undone_or_repeated_without_a_second_effect(payments, ledger, on_unknown, left):
     async with (
