@@ -81,7 +81,9 @@ def add_endpoints(app: FastAPI, pool: Callable[[], asyncpg.Pool], barrier: Barri
 
     @app.post("/reservation/pending")
     async def pending_endpoint(request: Request) -> dict[str, Any]:
-        """What is held and not ended: for a coordinator, since only it may know."""
-        delivery_of(request.scope)
-        rows = await pool().fetch("SELECT gid, extract(epoch FROM now() - at)::float8 AS age_s FROM holds")
+        """What is held for the step that asks, and not ended: for a coordinator, since only it may know."""
+        step = delivery_of(request.scope).step
+        rows = await pool().fetch(
+            "SELECT gid, extract(epoch FROM now() - at)::float8 AS age_s FROM holds WHERE step = $1", step
+        )
         return {"pending": [dict(row) for row in rows]}

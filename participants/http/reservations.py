@@ -6,6 +6,9 @@
 `/reservation/cancel` are posted nothing but the headers, until they answer 2xx: with an empty body (or `{}`) where it
 is so now, and `{"ended": "committed"}` or `{"ended": "aborted"}` where it had ended the other way before.
 `/reservation/pending` answers `{"pending": [{"gid": ..., "age_s": ...}]}`: what is reserved and not finished.
+
+The step of each request is the name that the participant is registered by: one transaction may have several of one
+service, and a reservation is found by gid and step. What is pending is asked of one step, too.
 """
 
 from collections.abc import Awaitable, Callable
@@ -40,24 +43,24 @@ def reservations(service: Service, path: str) -> dict[str, Callable[..., Awaitab
     """The arguments of a `Tcc` whose endpoints are below *path* of *service*."""
     base = checked_path(path).rstrip("/")
 
-    async def attempt(gid: str, what: Any) -> None:
-        await service.send(f"{base}/try", to_json(what), _delivery(service, gid, "try"))
+    async def attempt(gid: str, what: Any, branch: str) -> None:
+        delivery = Delivery(gid=gid, step=branch, direction="try", term=1)
+        await service.send(f"{base}/try", to_json(what), delivery)
 
-    async def confirm(gid: str, term: int) -> Ending | None:
-        return _ended(await service.send(f"{base}/confirm", b"", _delivery(service, gid, "confirm", term)))
+    async def confirm(gid: str, term: int, branch: str) -> Ending | None:
+        delivery = Delivery(gid=gid, step=branch, direction="confirm", term=term)
+        return _ended(await service.send(f"{base}/confirm", b"", delivery))
 
-    async def cancel(gid: str, term: int) -> Ending | None:
-        return _ended(await service.send(f"{base}/cancel", b"", _delivery(service, gid, "cancel", term)))
+    async def cancel(gid: str, term: int, branch: str) -> Ending | None:
+        delivery = Delivery(gid=gid, step=branch, direction="cancel", term=term)
+        return _ended(await service.send(f"{base}/cancel", b"", delivery))
 
-    async def pending() -> list[tuple[str, float]]:
-        told = _read(_Pending, await service.send(f"{base}/pending", b"", _delivery(service, "none", "status")))
+    async def pending(branch: str) -> list[tuple[str, float]]:
+        delivery = Delivery(gid="none", step=branch, direction="status", term=1)
+        told = _read(_Pending, await service.send(f"{base}/pending", b"", delivery))
         return [(each.gid, each.age_s) for each in told.pending]
 
     return {"attempt": attempt, "confirm": confirm, "cancel": cancel, "pending": pending}
-
-
-def _delivery(service: Service, gid: str, direction: str, term: int = 1) -> Delivery:
-    return Delivery(gid=gid, step=service.name, direction=direction, term=term)
 
 
 def _ended(body: bytes) -> Ending | None:

@@ -8,6 +8,7 @@ must also bear that there is nothing to take back, and keep a try out that comes
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from coordinator import limits
@@ -16,9 +17,9 @@ from coordinator.faults.points import boundary
 from coordinator.ports import Ability, Doubtful
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
 
-Try = Callable[[str, Any], Awaitable[object]]
+Try = Callable[..., Awaitable[object]]
 End = Callable[..., Awaitable[Ending | None]]
-Pending = Callable[[], Awaitable[Iterable[tuple[str, float]]]]
+Pending = Callable[..., Awaitable[Iterable[tuple[str, float]]]]
 
 
 class Tcc:
@@ -33,12 +34,15 @@ class Tcc:
     nothing is reserved), and `Unavailable` where nothing happened; anything else that it raises means that nobody
     knows, and it is cancelled. *confirm* and *cancel* are called with the id alone, possibly in another process and a
     long time later. They return None once it is so, or how it ended where that was otherwise before: `Ending.ABORTED`
-    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again. One that has a
-    parameter *term* is told whose reign it is called in: 1 is whoever tried, and each process that takes over from
-    another has a higher one. The service may turn away what is lower than it was told before (the barrier does).
+    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again.
 
     *pending* returns (id, age in seconds) of what is reserved now. With it, what a process that died had tried is
     cancelled; without it, such a reservation must expire by itself, later than any decision can come.
+
+    Each function is told more where it has a parameter for it. *branch* is the name that this participant is registered
+    by: where two of one service are in a transaction, it tells their reservations apart, which have the same id. *term*
+    (of *confirm* and *cancel*) says whose reign it is: 1 is whoever tried, and each process that takes over from
+    another has a higher one. The service may turn away what is lower than it was told before (the barrier does).
     """
 
     def __init__(
@@ -52,8 +56,7 @@ class Tcc:
     ) -> None:
         self.name = BranchName("tcc")
         self.prefix = "unan"
-        self.attempt = attempt
-        self._confirm, self._cancel, self._pending = _told_its_term(confirm), _told_its_term(cancel), pending
+        self.attempt, self._confirm, self._cancel, self._pending = attempt, confirm, cancel, pending
         self._call_within_s = call_within_s
 
     async def open(self) -> frozenset[Ability]:
@@ -85,13 +88,16 @@ class Tcc:
             return []
         return [
             Doubtful(prepared=Prepared(gid=Gid(gid), branch=self.name), age_s=age_s)
-            for gid, age_s in await self._pending()
+            for gid, age_s in await _told(self._pending, branch=self.name)()
             if gid.startswith(f"{self.prefix}:")
         ]
 
     async def _end(self, point: str, end: End, prepared: Prepared) -> Ending | None:
         ended: Ending | None = await self.ask(
-            point, lambda: end(prepared.gid, prepared.term), prepared.gid, self._call_within_s
+            point,
+            lambda: _told(end, term=prepared.term, branch=self.name)(prepared.gid),
+            prepared.gid,
+            self._call_within_s,
         )
         return ended
 
@@ -150,11 +156,11 @@ class TccSession:
             self._may_hold = False
 
     async def _try(self) -> None:
-        await self._participant.attempt(self._gid, self._asked[0])
+        tcc = self._participant
+        await _told(tcc.attempt, branch=tcc.name)(self._gid, self._asked[0])
 
 
-def _told_its_term(end: End) -> End:
-    """*end*, called with the term where it has a parameter for it."""
-    if "term" in inspect.signature(end).parameters:
-        return lambda gid, term: end(gid, term=term)
-    return lambda gid, term: end(gid)
+def _told(function: Callable[..., Awaitable[Any]], **known: object) -> Callable[..., Awaitable[Any]]:
+    """*function*, given what it has parameters for of what is *known*."""
+    taken = inspect.signature(function).parameters
+    return partial(function, **{name: value for name, value in known.items() if name in taken})

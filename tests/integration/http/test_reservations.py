@@ -39,7 +39,7 @@ async def stock(*answers):
     """A coordinator whose only participant is a service that answers so; and what it was sent."""
     async with (
         serving(app := Stock(*answers)) as port,
-        Service("stock", f"http://127.0.0.1:{port}", KEY, networks=["127.0.0.1/32"]) as service,
+        Service("warehouse", f"http://127.0.0.1:{port}", KEY, networks=["127.0.0.1/32"]) as service,
         Coordinator(
             journal=f"memory://{os.urandom(4).hex()}", participants={"stock": Tcc(**reservations(service, "/r"))}
         ) as coordinator,
