@@ -7,6 +7,7 @@ must also bear that there is nothing to take back, and keep a try out that comes
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from coordinator import limits
 from coordinator.errors import InDoubt, InvalidDefinition, Refused, Unavailable
 from coordinator.faults.points import boundary
+from coordinator.gids import made_at
 from coordinator.ports import Ability, Doubtful
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
+
+logger = logging.getLogger(__name__)
 
 Try = Callable[..., Awaitable[object]]
 End = Callable[..., Awaitable[Ending | None]]
@@ -34,7 +38,8 @@ class Tcc:
     nothing is reserved), and `Unavailable` where nothing happened; anything else that it raises means that nobody
     knows, and it is cancelled. *confirm* and *cancel* are called with the id alone, possibly in another process and a
     long time later. They return None once it is so, or how it ended where that was otherwise before: `Ending.ABORTED`
-    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again.
+    of a confirmation after a cancellation, and the reverse. Whatever they raise, they are called again; where they
+    raise `Refused`, an alert says so, since nobody else can end it then.
 
     *pending* returns (id, age in seconds) of what is reserved now. With it, what a process that died had tried is
     cancelled; without it, such a reservation must expire by itself, later than any decision can come.
@@ -83,35 +88,54 @@ class Tcc:
         return ended or Ending.ABORTED
 
     async def in_doubt(self) -> Sequence[Doubtful]:
-        """What is reserved now, for transactions of this coordinator."""
+        """What is reserved now, for transactions of this coordinator. Raises as `ask` does."""
         if self._pending is None:
             return []
+        listed = await self._bounded(self._list, self._call_within_s)
+        strange = {gid for gid in listed if made_at(gid) is None}
+        if strange:
+            logger.warning("%s lists %d ids that nobody has made, like %.80r", self.name, len(strange), min(strange))
         return [
             Doubtful(prepared=Prepared(gid=Gid(gid), branch=self.name), age_s=age_s)
-            for gid, age_s in await _told(self._pending, branch=self.name)()
-            if gid.startswith(f"{self.prefix}:")
+            for gid, age_s in listed.items()
+            if gid not in strange
         ]
 
+    async def _list(self) -> dict[str, float]:
+        assert self._pending is not None, "without it nothing is listed"
+        listed = await _told(self._pending, branch=self.name)()
+        return {gid: float(age_s) for gid, age_s in listed if gid.startswith(f"{self.prefix}:")}
+
     async def _end(self, point: str, end: End, prepared: Prepared) -> Ending | None:
-        ended: Ending | None = await self.ask(
-            point,
-            lambda: _told(end, term=prepared.term, branch=self.name)(prepared.gid),
-            prepared.gid,
-            self._call_within_s,
-        )
+        call = _told(end, term=prepared.term, branch=self.name)
+        ended = await self.ask(point, partial(call, prepared.gid), prepared.gid, self._call_within_s)
+        if ended is not None and not isinstance(ended, Ending):
+            raise InvalidDefinition(
+                f"{self.name}: what confirms or cancels returns None or an Ending, not {ended!r:.80}",
+                participant=self.name,
+                gid=prepared.gid,
+            )
         return ended
 
     async def ask(self, point: str, call: Callable[[], Awaitable[Any]], gid: Gid, within_s: float) -> Any:
-        """Call the service. Raises `Unavailable` where nothing happened, and `InDoubt` where nobody knows."""
+        """Call the service. Raises `Unavailable` and `Refused` where it does, and `InDoubt` where nobody knows.
+
+        A confirmation or cancellation that is refused is owed all the same: it is asked for again, and told to people.
+        """
+        return await self._bounded(lambda: boundary(point, call, gid=gid), within_s, gid)
+
+    async def _bounded(self, call: Callable[[], Awaitable[Any]], within_s: float, gid: Gid | None = None) -> Any:
         try:
             async with asyncio.timeout(within_s):
-                return await boundary(point, call, gid=gid)
-        except (Unavailable, InDoubt):
+                return await call()
+        except (Unavailable, InDoubt, Refused):
             raise
-        except Refused as failure:
-            if point == "tcc.try":
+        except asyncio.CancelledError as cancelled:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            raise InDoubt(f"{self.name} may not refuse that: {failure}", participant=self.name, gid=gid) from failure
+            # Nobody cancelled us: something that the service's function awaited was, an error like any other.
+            said = f"{self.name} did not answer: what it awaited was cancelled"
+            raise InDoubt(said, participant=self.name, gid=gid) from cancelled
         except Exception as failure:  # Whatever a service raises, the transaction has to know what it means.
             said = str(failure) or type(failure).__name__
             raise InDoubt(f"{self.name} did not answer: {said}", participant=self.name, gid=gid) from failure
@@ -150,9 +174,16 @@ class TccSession:
         return Vote.YES, {}
 
     async def discard(self) -> None:
-        """Cancel what may have been reserved. What has promised stays: by now it may have been decided to commit."""
+        """Cancel what may have been reserved. What has promised stays: by now it may have been decided to commit.
+
+        Raises `Unavailable` or `InDoubt` where it could not be cancelled; then it may be called again.
+        """
         if self._may_hold and not self._voted:
-            await self._participant.abort(Prepared(gid=self._gid, branch=self._participant.name))
+            tcc = self._participant
+            try:
+                await tcc.abort(Prepared(gid=self._gid, branch=tcc.name))
+            except Refused as refusal:  # Of the cancellation: that the share is no more is not said by it.
+                raise InDoubt(f"{tcc.name} may hold it: {refusal}", participant=tcc.name, gid=self._gid) from refusal
             self._may_hold = False
 
     async def _try(self) -> None:
