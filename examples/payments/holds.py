@@ -30,6 +30,13 @@ class Hold(BaseModel):
     amount: int = Field(gt=0)
 
 
+class Listing(BaseModel):
+    """Which holds are listed: those of gids that begin so, the oldest first."""
+
+    prefix: str = ""
+    limit: int = Field(default=1000, gt=0, le=1000)
+
+
 async def hold(connection: Any, call: Call, told: Hold) -> dict[str, Any]:
     """Take the money out of the account, if it is there."""
     taken = await connection.execute(
@@ -80,10 +87,13 @@ def add_endpoints(app: FastAPI, pool: Callable[[], asyncpg.Pool], barrier: Barri
         return await guarded(request, pool(), barrier, Direction.CANCEL, Nothing, give_back)
 
     @app.post("/reservation/pending")
-    async def pending_endpoint(request: Request) -> dict[str, Any]:
+    async def pending_endpoint(request: Request, asked: Listing | None = None) -> dict[str, Any]:
         """What is held for the step that asks, and not ended: for a coordinator, since only it may know."""
         step = delivery_of(request.scope).step
+        asked = asked or Listing()
         rows = await pool().fetch(
-            "SELECT gid, extract(epoch FROM now() - at)::float8 AS age_s FROM holds WHERE step = $1", step
-        )
+            "SELECT gid, extract(epoch FROM now() - at)::float8 AS age_s FROM holds "
+            "WHERE step = $1 AND starts_with(gid, $2) ORDER BY at LIMIT $3",
+            step, asked.prefix, asked.limit,
+        )  # fmt: skip
         return {"pending": [dict(row) for row in rows]}

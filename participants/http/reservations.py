@@ -5,7 +5,8 @@
 `/reservation/try` is posted what is to be reserved, and answers as an action does. `/reservation/confirm` and
 `/reservation/cancel` are posted nothing but the headers, until they answer 2xx: with an empty body (or `{}`) where it
 is so now, and `{"ended": "committed"}` or `{"ended": "aborted"}` where it had ended the other way before.
-`/reservation/pending` answers `{"pending": [{"gid": ..., "age_s": ...}]}`: what is reserved and not finished.
+`/reservation/pending` is posted `{"prefix": "unan:", "limit": 1000}`, and answers with so many at most of what is
+reserved and not finished, of gids that begin so, the oldest first: `{"pending": [{"gid": ..., "age_s": ...}]}`.
 
 The step of each request is the name that the participant is registered by: one transaction may have several of one
 service, and a reservation is found by gid and step. What is pending is asked of one step, too.
@@ -17,12 +18,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from coordinator import limits
 from coordinator.errors import InDoubt
 from coordinator.protocol.model import Ending
 from participants.http.addresses import checked_path
 from participants.http.service import Service
 from participants.http.signing import Delivery
 
+_LISTED_MAX = 1000
+# A service that lists all that it has, whatever it is asked for, is read all the same up to here.
+_LISTING_BYTES_MAX = 16 * limits.HTTP_BODY_BYTES_MAX
 _ENDED = {"committed": Ending.COMMITTED, "aborted": Ending.ABORTED}
 
 
@@ -55,9 +60,11 @@ def reservations(service: Service, path: str) -> dict[str, Callable[..., Awaitab
         delivery = Delivery(gid=gid, step=branch, direction="cancel", term=term)
         return _ended(await service.send(f"{base}/cancel", b"", delivery))
 
-    async def pending(branch: str) -> list[tuple[str, float]]:
+    async def pending(branch: str, prefix: str) -> list[tuple[str, float]]:
         delivery = Delivery(gid="none", step=branch, direction="status", term=1)
-        told = _read(_Pending, await service.send(f"{base}/pending", b"", delivery))
+        asked = to_json({"prefix": prefix, "limit": _LISTED_MAX})
+        listing = await service.send(f"{base}/pending", asked, delivery, answer_bytes=_LISTING_BYTES_MAX)
+        told = _read(_Pending, listing)
         return [(each.gid, each.age_s) for each in told.pending]
 
     return {"attempt": attempt, "confirm": confirm, "cancel": cancel, "pending": pending}

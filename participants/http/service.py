@@ -156,14 +156,19 @@ class Service:
 
         return self._described(status, ask.__name__, inspect.signature(ask).parameters, dict(ask.__annotations__))
 
-    async def send(self, path: str, content: bytes, delivery: Delivery) -> bytes:
-        """Post *content*, signed, and return the body of a 2xx answer; raises what any other answer means."""
+    async def send(self, path: str, content: bytes, delivery: Delivery, *, answer_bytes: int | None = None) -> bytes:
+        """Post *content*, signed, and return the body of a 2xx answer; raises what any other answer means.
+
+        The answer has *answer_bytes* at most, or as many as any body has.
+        """
         if len(content) > self.bounds.body_bytes:
             raise TurnedAway(f"a request has {self.bounds.body_bytes} bytes at most, not {len(content)}")
         headers = signed_headers(self._key, delivery, "POST", path, content, int(self._now().timestamp()))
         headers |= {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
         try:
-            status, answered, body = await self._post(path, content, headers | current_headers())
+            status, answered, body = await self._post(
+                path, content, headers | current_headers(), answer_bytes or self.bounds.body_bytes
+            )
         except Misconfigured as forbidden:
             raise TurnedAway(f"{self.name} may not be called: {forbidden}", participant=self.name) from forbidden
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
@@ -179,7 +184,7 @@ class Service:
         return body
 
     async def _post(
-        self, path: str, content: bytes, headers: Mapping[str, str]
+        self, path: str, content: bytes, headers: Mapping[str, str], answer_bytes: int
     ) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
             self._session = open_session(
@@ -193,7 +198,7 @@ class Service:
             body = bytearray()
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
                 body += chunk
-                if len(body) > self.bounds.body_bytes:
+                if len(body) > answer_bytes:
                     answer.close()
                     raise aiohttp.ClientPayloadError("the answer is too long")
             return answer.status, answer.headers, bytes(body)

@@ -48,6 +48,8 @@ class Tcc:
     by: where two of one service are in a transaction, it tells their reservations apart, which have the same id. *term*
     (of *confirm* and *cancel*) says whose reign it is: 1 is whoever tried, and each process that takes over from
     another has a higher one. The service may turn away what is lower than it was told before (the barrier does).
+    *prefix* (of *pending*) is what this coordinator's ids begin with. Others need not be listed; and of many it is
+    enough to list the oldest, since those that are listed are ended, and it is asked again.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class Tcc:
 
     async def _list(self) -> dict[str, float]:
         assert self._pending is not None, "without it nothing is listed"
-        listed = await _told(self._pending, branch=self.name)()
-        return {gid: float(age_s) for gid, age_s in listed if gid.startswith(f"{self.prefix}:")}
+        begins = f"{self.prefix}:"
+        listed = await _told(self._pending, branch=self.name, prefix=begins)()
+        return {gid: float(age_s) for gid, age_s in listed if gid.startswith(begins)}
 
     async def _end(self, point: str, end: End, prepared: Prepared) -> Ending | None:
         call = _told(end, term=prepared.term, branch=self.name)

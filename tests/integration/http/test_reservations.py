@@ -1,13 +1,16 @@
 """What a service's answers about a reservation mean for the transaction, and what it is asked then."""
 
+import json
 import os
 import time
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
 from coordinator import Coordinator, CoordinatorError, Refused, Unavailable
 from coordinator.errors import Outdated
+from coordinator.gids import new_gid
 from examples.social_post.observer import until
 from participants.http import Key, Verifier
 from participants.http.reservations import reservations
@@ -16,6 +19,7 @@ from participants.tcc import Tcc
 from tests.integration.http.server import Answers, serving
 
 KEY = Key("stock", b"s" * 32)
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
 OK, REASON = (200, {}, b"{}"), b'{"reason": "sold out"}'
 
 
@@ -107,6 +111,22 @@ async def test_what_is_owed_is_not_asked_for_before_the_service_wants_to_be_aske
         await reserve(coordinator)
         assert time.monotonic() - began_s >= 2.0
     assert app.asked == ["try", "confirm", "confirm", "confirm"]
+
+
+async def test_a_service_that_lists_everything_is_read_all_the_same():
+    """20,000 reservations are more bytes than any other answer may have."""
+    listing = json.dumps(
+        {"pending": [{"gid": new_gid("unan", NOW, bytes([n % 256] * 16)), "age_s": n} for n in range(20_000)]}
+    )
+    async with (
+        serving(app := Answers((200, {}, listing.encode()))) as port,
+        Service("warehouse", f"http://127.0.0.1:{port}", KEY, networks=["127.0.0.1/32"]) as service,
+    ):
+        assert len(listing) > service.bounds.body_bytes
+        assert len(await reservations(service, "/r")["pending"](branch="stock", prefix="unan:")) == 20_000
+    ((scope, body),) = app.requests
+    assert (scope["path"], json.loads(body)) == ("/r/pending", {"prefix": "unan:", "limit": 1000})
+    assert dict(scope["headers"])[b"unanimity-step"] == b"stock"
 
 
 async def test_a_confirmation_that_meets_a_cancellation_is_told_to_people():

@@ -1,5 +1,6 @@
 """Two reservations of one service in one transaction: each is tried, listed and ended by itself."""
 
+import json
 import os
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import pytest
 from coordinator import Coordinator, Refused, Settings
 from coordinator.gids import new_gid
 from examples.social_post.observer import until
+from participants.http import Delivery
 from participants.http.reservations import reservations
 from participants.tcc import Tcc
 from tests.integration.http.test_sagas import Payments, service
@@ -82,9 +84,26 @@ async def test_what_is_left_of_both_is_found_by_each_of_its_own(stage):
         both, meal_alone = (new_gid(prefix, datetime.now(tz=UTC), os.urandom(16)) for _ in range(2))
         for gid, branch in ((both, "seat"), (both, "meal"), (meal_alone, "meal")):
             await tried["attempt"](gid, {"account": "ada", "amount": 30}, branch=branch)
-        assert {gid for gid, _ in await tried["pending"](branch="seat")} <= {both}
+        assert {gid for gid, _ in await tried["pending"](branch="seat", prefix=prefix)} <= {both}
 
         async def given_back():
             return await standing(books) == ([1000, 20], 0, 0)
 
         assert await until(given_back, 20.0) is not None
+
+
+async def test_of_many_the_oldest_that_are_asked_for_are_listed(stage):
+    """What others hold, and what is newer, does not stand in the way of what was left over."""
+    payments, books = stage
+    await books.execute(
+        "INSERT INTO holds SELECT gen_random_uuid(), begins || n, step, 'ada', 1, now() - n * interval '1 second' "
+        "FROM generate_series(1, 1200) AS n, "
+        "(VALUES ('unan:', 'seat'), ('unan:', 'meal'), ('other:', 'seat')) AS each (begins, step)"
+    )
+    async with service(payments.port) as client:
+        listed = await reservations(client, "/reservation")["pending"](branch="seat", prefix="unan:")
+        everything = await client.send(
+            "/reservation/pending", b"", Delivery(gid="none", step="seat", direction="status")
+        )
+    assert [gid for gid, _ in listed] == [f"unan:{n}" for n in range(1200, 200, -1)]
+    assert len(json.loads(everything)["pending"]) == 1000, "a coordinator that says nothing is answered as well"

@@ -61,8 +61,8 @@ async def test_functions_are_told_what_they_have_a_parameter_for():
     async def cancel(gid, *, branch):
         told.append((gid, branch))
 
-    async def pending(branch):
-        return told.append(branch) or []
+    async def pending(branch, prefix):
+        return told.append((branch, prefix)) or []
 
     stock = tcc(attempt, confirm, cancel, pending)
     session = await stock.begin(GID, recipe=Recipe.TWO_PHASE)
@@ -71,7 +71,7 @@ async def test_functions_are_told_what_they_have_a_parameter_for():
     await stock.commit(PREPARED)
     await stock.abort(PREPARED)
     await stock.in_doubt()
-    assert told == [(GID, "apple", "stock"), (GID, 3, "stock"), (GID, "stock"), "stock"]
+    assert told == [(GID, "apple", "stock"), (GID, 3, "stock"), (GID, "stock"), ("stock", "unan:")]
 
 
 @pytest.mark.parametrize("returned", [True, "UPDATE 1", "committed", {}, 0])
