@@ -18,15 +18,16 @@ def failure_of(
 ) -> CoordinatorError | None:
     """What a step raises for an answer; None where it is done.
 
-    2xx: done. 425, 429 and 503: nothing happened, and it may be asked again, after `Retry-After`. 408 leaves open what
-    happened. 409 is the service's no; any other 4xx turns the call away, and says nothing of an earlier one: a key was
-    rotated, say, or a route is gone. Of those 412 says that a higher term was there. The reason stands in the body.
-    Whatever else is answered (a redirect, a 5xx) leaves it open too.
+    2xx: done. 425, 429, and a 503 with `Retry-After`: nothing happened, and it may be asked again after that. (A 503
+    without it is also what a proxy says whose connection to the service broke after the request was sent.) 409 is the
+    service's no; any other 4xx but 408 turns the call away, and says nothing of an earlier one: a key was rotated, say,
+    or a route is gone. Of those 412 says that a higher term was there. The reason stands in the body. Whatever else is
+    answered (408, a redirect, a 5xx) leaves open what happened.
     """
     if 200 <= status < 300:
         return None
     said = f"{service} answered {status}" + _reason(body)
-    if status in (TOO_EARLY, TOO_MANY, UNAVAILABLE):
+    if status in (TOO_EARLY, TOO_MANY) or (status == UNAVAILABLE and "Retry-After" in headers):
         kind = Overloaded if status == TOO_MANY else Unavailable
         return kind(said, participant=service, retry_after_s=retry_after_s(headers.get("Retry-After"), now))
     if 400 <= status < 500 and status != REQUEST_TIMEOUT:

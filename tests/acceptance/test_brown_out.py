@@ -46,7 +46,8 @@ class Participant:
         refused = self.state == "unavailable" or (self.refuses_each and len(self.attempts) % self.refuses_each == 0)
         if not refused:
             self.done.append(json.loads(body))
-        await send({"type": "http.response.start", "status": 503 if refused else 200, "headers": []})
+        again = [(b"retry-after", b"0")] if refused else []
+        await send({"type": "http.response.start", "status": 503 if refused else 200, "headers": again})
         await send({"type": "http.response.body", "body": b"" if refused else b"{}"})
 
 

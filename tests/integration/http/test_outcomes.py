@@ -47,7 +47,7 @@ REASON = b'{"reason": "no funds"}'
         (409, Refused),
         (400, TurnedAway), (401, TurnedAway), (404, TurnedAway), (413, TurnedAway), (422, TurnedAway),
         (451, TurnedAway), (412, Outdated),
-        (425, Unavailable), (429, Overloaded), (503, Unavailable),
+        (425, Unavailable), (429, Overloaded), (503, InDoubt),
         (408, InDoubt), (500, InDoubt), (501, InDoubt), (502, InDoubt), (504, InDoubt), (599, InDoubt),
         (301, InDoubt), (302, InDoubt), (303, InDoubt), (307, InDoubt), (308, InDoubt), (304, InDoubt),
     ],
@@ -86,6 +86,15 @@ async def test_calls_of_a_service_reuse_its_connection_also_after_a_refusal():
             await payments.send("/charge", b"{}", DELIVERY)
         await payments.send("/charge/undo", b"{}", DELIVERY)
     assert len({scope["client"] for scope, _ in answers.requests}) == 1
+
+
+async def test_a_503_says_that_nothing_happened_only_where_it_says_when_to_come_again():
+    """Without that it may be a proxy's word, whose connection to the service broke after the request was sent."""
+    said = b"upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+    with pytest.raises(InDoubt):
+        await asked((503, {}, said))
+    with pytest.raises(Unavailable):
+        await asked((503, {"retry-after": "0"}, REASON))
 
 
 @pytest.mark.parametrize(
