@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from ssl import SSLCertVerificationError, SSLContext
 from threading import Thread
@@ -22,6 +23,13 @@ _IDLE_S = 4.0
 _LINE_BYTES_MAX = 8190
 # OpenSSL's codes for what is wrong with a certificate.
 _OTHER_NAME, _OUT_OF_DATE = (62, 64), (9, 10)
+
+
+@dataclass(slots=True)
+class Sent:
+    """What is known of how a request was sent: whether its connection had carried another one before."""
+
+    reused: bool = False
 
 
 class ForbiddenAddress(Misconfigured):
@@ -68,7 +76,10 @@ class SystemNames:
 def open_session(
     allowed: Allowed, resolve: Resolve | None, *, connections: int, tls: SSLContext | None
 ) -> aiohttp.ClientSession:
-    """A session that has no cookies, reads no environment and unpacks nothing. Without *resolve* it asks the system."""
+    """A session that has no cookies, reads no environment and unpacks nothing. Without *resolve* it asks the system.
+
+    The `trace_request_ctx` of each request is a `Sent`.
+    """
     connector = aiohttp.TCPConnector(
         resolver=_CheckedResolver(allowed, resolve or SystemNames()),
         use_dns_cache=False,
@@ -77,14 +88,21 @@ def open_session(
         keepalive_timeout=_IDLE_S,
         ssl=tls if tls is not None else True,
     )
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
         connector=connector,
+        trace_configs=[trace],
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
         max_line_size=_LINE_BYTES_MAX,
         max_field_size=_LINE_BYTES_MAX,
     )
+
+
+async def _note_reuse(session: aiohttp.ClientSession, context: Any, params: object) -> None:
+    context.trace_request_ctx.reused = True
 
 
 def refuse_literal(origin: Origin, allowed: Allowed) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, get_type_hints
@@ -37,7 +38,7 @@ from coordinator.sagas.steps import CONTEXT, REQUEST, StepContext
 from coordinator.telemetry.context import current_headers
 from participants.http.addresses import Allowed, Origin, checked_path
 from participants.http.answers import failure_of
-from participants.http.connections import Resolve, open_session, refuse_literal, why_unreached
+from participants.http.connections import Resolve, Sent, open_session, refuse_literal, why_unreached
 from participants.http.signing import Delivery, Key, signed_headers
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 Body = Callable[..., Any]
 Step = Callable[..., Awaitable[Any]]
 _CHUNK_BYTES = 64 * 1024
+_ENDED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+"""What a connection raises that ends before an answer."""
 
 
 def _wall_clock() -> datetime:
@@ -56,7 +59,8 @@ class Bounds:
     """How much of a service's time, connections and bytes is borne.
 
     *connect_s*: to get a connection, one of the *connections* that there may be: its name, its handshake and the wait
-    for it. *answer_s*: for a whole call.
+    for it. *answer_s*: for a whole call; and again for one that is sent a second time, since its connection had carried
+    others and ended before an answer.
     """
 
     connect_s: float = 3.0
@@ -165,10 +169,23 @@ class Service:
             raise TurnedAway(f"a request has {self.bounds.body_bytes} bytes at most, not {len(content)}")
         headers = signed_headers(self._key, delivery, "POST", path, content, int(self._now().timestamp()))
         headers |= {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        headers |= current_headers()
+        asked, sent = partial(self._ask, path, content, headers, answer_bytes or self.bounds.body_bytes), Sent()
         try:
-            status, answered, body = await self._post(
-                path, content, headers | current_headers(), answer_bytes or self.bounds.body_bytes
-            )
+            return await asked(sent)
+        except Disconnected as ended:
+            if not (sent.reused and isinstance(ended.__cause__, _ENDED)):
+                raise
+        # Servers close connections between requests: when they are idle for long, or after a failure. Nobody knows
+        # whether it was that, but the idempotency key lets the same request come again.
+        try:
+            return await asked(Sent())
+        except (Unavailable, TurnedAway) as failure:  # That is said of this request, and not of the first.
+            raise Disconnected(f"{self.name} has not answered; then: {failure}", participant=self.name) from failure
+
+    async def _ask(self, path: str, content: bytes, headers: Mapping[str, str], answer_bytes: int, sent: Sent) -> bytes:
+        try:
+            status, answered, body = await self._post(path, content, headers, answer_bytes, sent)
         except Misconfigured as forbidden:
             raise TurnedAway(f"{self.name} may not be called: {forbidden}", participant=self.name) from forbidden
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
@@ -184,7 +201,7 @@ class Service:
         return body
 
     async def _post(
-        self, path: str, content: bytes, headers: Mapping[str, str], answer_bytes: int
+        self, path: str, content: bytes, headers: Mapping[str, str], answer_bytes: int, sent: Sent
     ) -> tuple[int, Mapping[str, str], bytes]:
         if self._session is None:
             self._session = open_session(
@@ -193,7 +210,7 @@ class Service:
         url = URL(f"{self.origin}{path}", encoded=True)
         bound = aiohttp.ClientTimeout(total=self.bounds.answer_s, connect=self.bounds.connect_s)
         async with self._session.post(
-            url, data=content, headers=headers, allow_redirects=False, timeout=bound
+            url, data=content, headers=headers, allow_redirects=False, timeout=bound, trace_request_ctx=sent
         ) as answer:
             body = bytearray()
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):

@@ -4,6 +4,8 @@ import asyncio
 import email.utils
 import json
 import socket
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -226,6 +228,76 @@ async def test_a_connection_that_breaks_means_that_nobody_knows(answer):
     async with server, service(server.sockets[0].getsockname()[1]) as payments:
         with pytest.raises(Disconnected):
             await payments.send("/charge", b"{}", DELIVERY)
+
+
+@asynccontextmanager
+async def closing(*planned):
+    """The port of a server that ends a connection at its second request, and all requests.
+
+    A second connection answers as planned; without a plan there is none.
+    """
+    requests, writers = [], []
+
+    async def serve(reader, writer):
+        writers.append(writer)
+        while request := await message(reader):
+            requests.append(request)
+            if len(requests) == 2:
+                if not planned:
+                    server.close()
+                break
+            status, headers, body = (200, "", "{}") if len(requests) == 1 else planned[0]
+            writer.write(f"HTTP/1.1 {status} X\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1], requests
+    server.close()
+    for writer in writers:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("planned", "kind"),
+    [
+        ([(200, "", "7")], None),
+        ([(409, "", "{}")], Refused),
+        ([(500, "", "{}")], InDoubt),
+        ([(401, "", "{}")], Disconnected),
+        ([(412, "", "{}")], Disconnected),
+        ([(429, "", "{}")], Disconnected),
+        ([(503, "Retry-After: 0\r\n", "{}")], Disconnected),
+        ([], Disconnected),
+    ],
+    ids=lambda each: str(each[0][0]) if isinstance(each, list) and each else "",
+)
+async def test_a_connection_that_ends_between_two_requests_is_no_doubt_about_the_second(planned, kind):
+    """It is sent once more; what is answered then says nothing of the first time, unless it is the step's own."""
+    second = replace(DELIVERY, gid="unan-2")
+    async with closing(*planned) as (port, requests), service(port) as payments:
+        await payments.send("/charge", b"{}", DELIVERY)
+        if kind is None:
+            assert await payments.send("/charge", b"{}", second) == b"7"
+        else:
+            with pytest.raises(kind) as raised:
+                await payments.send("/charge", b"{}", second)
+            assert type(raised.value) is kind
+    assert requests[1:] == [requests[1]] * (2 if planned else 1), "the very same, with its idempotency key"
+
+
+async def test_a_connection_that_ends_at_its_first_request_is_not_tried_again():
+    """It had not been idle: the server has met this request, and may have done it."""
+    met = []
+
+    async def serve(reader, writer):
+        met.append(await message(reader))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, service(server.sockets[0].getsockname()[1]) as payments:
+        with pytest.raises(Disconnected):
+            await payments.send("/charge", b"{}", DELIVERY)
+    assert len(met) == 1
 
 
 async def test_an_answer_without_end_is_cut_off_and_a_packed_one_is_not_unpacked():
