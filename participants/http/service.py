@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 import aiohttp
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 from yarl import URL
 
 from coordinator import limits
@@ -38,6 +38,7 @@ from coordinator.sagas.steps import CONTEXT, REQUEST, StepContext
 from coordinator.telemetry.context import current_headers
 from participants.http.addresses import Allowed, Origin, checked_path
 from participants.http.answers import failure_of
+from participants.http.bodies import body_of
 from participants.http.connections import Resolve, Sent, open_session, refuse_literal, why_unreached
 from participants.http.signing import Delivery, Key, signed_headers
 
@@ -232,7 +233,7 @@ class Service:
         async def call(**values: Any) -> Any:
             context: StepContext = values[CONTEXT]
             taken = {each: values[each] for each in parameters}
-            content = to_json(values[REQUEST] if body is None else body(**taken))
+            content = body_of(values[REQUEST] if body is None else body(**taken))
             answer = await self.send(path, content, _delivery(context))
             return None if read is None else self._read(read, answer)
 
