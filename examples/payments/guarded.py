@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from coordinator import InDoubt, KeyReused, Refused, Replaced, Unavailable
 from participants.barrier import Barrier, Call, Direction, Verdict
@@ -18,6 +18,13 @@ Effect = Callable[[asyncpg.Connection, Call, Any], Awaitable[dict[str, Any]]]
 # How a reservation had ended that is asked to end the other way: the coordinator is to hear it, not to ask again.
 _HAD_ENDED = {Direction.CONFIRM: {"ended": "aborted"}, Direction.CANCEL: {"ended": "committed"}}
 _TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.TooManyConnectionsError, Unavailable)
+
+
+class Money(BaseModel):
+    """How much of whose: what the tables take, so that anything else is a 422 and no failure of the service."""
+
+    account: str = Field(pattern=r"^[^\x00]+$")
+    amount: int = Field(gt=0, le=10**12)
 
 
 class Nothing(BaseModel):

@@ -11,7 +11,7 @@ import asyncpg
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
-from examples.payments.guarded import No, Nothing, guarded
+from examples.payments.guarded import Money, No, Nothing, guarded
 from participants.barrier import Barrier, Call, Direction
 from participants.http import delivery_of
 
@@ -23,13 +23,6 @@ TABLE = """
 """
 
 
-class Hold(BaseModel):
-    """What is held of whom."""
-
-    account: str
-    amount: int = Field(gt=0)
-
-
 class Listing(BaseModel):
     """Which holds are listed: those of gids that begin so, the oldest first."""
 
@@ -37,7 +30,7 @@ class Listing(BaseModel):
     limit: int = Field(default=1000, gt=0, le=1000)
 
 
-async def hold(connection: Any, call: Call, told: Hold) -> dict[str, Any]:
+async def hold(connection: Any, call: Call, told: Money) -> dict[str, Any]:
     """Take the money out of the account, if it is there."""
     taken = await connection.execute(
         "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
@@ -76,7 +69,7 @@ def add_endpoints(app: FastAPI, pool: Callable[[], asyncpg.Pool], barrier: Barri
 
     @app.post("/reservation/try")
     async def try_endpoint(request: Request) -> Response:
-        return await guarded(request, pool(), barrier, Direction.TRY, Hold, hold)
+        return await guarded(request, pool(), barrier, Direction.TRY, Money, hold)
 
     @app.post("/reservation/confirm")
     async def confirm_endpoint(request: Request) -> Response:

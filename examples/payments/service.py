@@ -7,10 +7,9 @@ from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel, Field
 
 from examples.payments import holds
-from examples.payments.guarded import No, guarded
+from examples.payments.guarded import Money, No, guarded
 from participants.barrier import Barrier, Call, Direction
 from participants.http import Key, SignedRequests, Verifier
 
@@ -22,14 +21,7 @@ TABLES = """
 """
 
 
-class Charge(BaseModel):
-    """What is charged to whom."""
-
-    account: str
-    amount: int = Field(gt=0)
-
-
-async def charge(connection: Any, call: Call, told: Charge) -> dict[str, Any]:
+async def charge(connection: Any, call: Call, told: Money) -> dict[str, Any]:
     """Take the money, if it is there."""
     taken = await connection.execute(
         "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
@@ -43,7 +35,7 @@ async def charge(connection: Any, call: Call, told: Charge) -> dict[str, Any]:
     return {"charge": str(identifier)}
 
 
-async def refund(connection: Any, call: Call, told: Charge) -> dict[str, Any]:
+async def refund(connection: Any, call: Call, told: Money) -> dict[str, Any]:
     """Give back what this step has charged, to whom it was charged: the books know that, not who asks."""
     await connection.execute(
         "WITH undone AS (DELETE FROM charges WHERE gid = $1 AND step = $2 RETURNING account, amount) "
@@ -81,11 +73,11 @@ def create_app(database: str, keys: Iterable[Key]) -> FastAPI:
 
     @app.post("/charge")
     async def charge_endpoint(request: Request) -> Response:
-        return await guarded(request, pools[0], barrier, Direction.ACTION, Charge, charge)
+        return await guarded(request, pools[0], barrier, Direction.ACTION, Money, charge)
 
     @app.post("/charge/undo")
     async def undo_endpoint(request: Request) -> Response:
-        return await guarded(request, pools[0], barrier, Direction.COMPENSATION, Charge, refund)
+        return await guarded(request, pools[0], barrier, Direction.COMPENSATION, Money, refund)
 
     holds.add_endpoints(app, lambda: pools[0], barrier)
     return app

@@ -1,4 +1,4 @@
-"""Two reservations of one service in one transaction: each is tried, listed and ended by itself."""
+"""The reference service: two reservations of it in one transaction, what it lists, and what it turns away."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from coordinator import Coordinator, Refused, Settings
+from coordinator.errors import TurnedAway
 from coordinator.gids import new_gid
 from examples.social_post.observer import until
 from participants.http import Delivery
@@ -107,3 +108,13 @@ async def test_of_many_the_oldest_that_are_asked_for_are_listed(stage):
         )
     assert [gid for gid, _ in listed] == [f"unan:{n}" for n in range(1200, 200, -1)]
     assert len(json.loads(everything)["pending"]) == 1000, "a coordinator that says nothing is answered as well"
+
+
+@pytest.mark.parametrize("path", ["/charge", "/reservation/try"])
+@pytest.mark.parametrize("told", [{"amount": 10**24}, {"amount": 2**63 - 1}, {"amount": 0}, {"account": "a\0"}])
+async def test_what_no_table_takes_is_turned_away(stage, path, told):
+    payments, _ = stage
+    delivery = Delivery(gid="unan-1", step="seat", direction=path.rpartition("/")[2].replace("charge", "action"))
+    async with service(payments.port) as client:
+        with pytest.raises(TurnedAway, match="422"):
+            await client.send(path, json.dumps({"account": "ada", "amount": 1, **told}).encode(), delivery)
