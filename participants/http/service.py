@@ -95,7 +95,7 @@ class Service:
         self.name = name
         self.origin = Origin.parse(url)
         self.bounds = bounds or Bounds()
-        self._key, self._tls, self._resolve, self._now = key, tls, resolve, now
+        self.key, self._tls, self._resolve, self._now = key, tls, resolve, now
         self._allowed = Allowed.of(networks)
         self._session: aiohttp.ClientSession | None = None
         refuse_literal(self.origin, self._allowed)
@@ -168,7 +168,7 @@ class Service:
         """
         if len(content) > self.bounds.body_bytes:
             raise TurnedAway(f"a request has {self.bounds.body_bytes} bytes at most, not {len(content)}")
-        headers = signed_headers(self._key, delivery, "POST", path, content, int(self._now().timestamp()))
+        headers = signed_headers(self.key, delivery, "POST", path, content, int(self._now().timestamp()))
         headers |= {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
         headers |= current_headers()
         asked, sent = partial(self._ask, path, content, headers, answer_bytes or self.bounds.body_bytes), Sent()
@@ -260,12 +260,24 @@ class Service:
 
 
 class Services(Mapping[str, Service]):
-    """The services that sagas may call, by name; open as long as its block."""
+    """The services that sagas may call, by name; open as long as its block.
+
+    Raises `Misconfigured` where two have one name, or where two origins share a secret: a request for one of them
+    would be let in by the other, since what is signed does not say where it goes.
+    """
 
     def __init__(self, *services: Service) -> None:
         self._by_name = {each.name: each for each in services}
         if len(self._by_name) < len(services):
             raise Misconfigured("two services have one name")
+        owners: dict[bytes, Service] = {}
+        for each in services:
+            other = owners.setdefault(each.key.secret, each)
+            if other.origin != each.origin:
+                raise Misconfigured(
+                    f"{other.name} and {each.name} share a secret, so that a request for one is let in by the other: "
+                    "give each service a secret of its own"
+                )
         self._stack = AsyncExitStack()
 
     def __getitem__(self, name: str) -> Service:

@@ -38,9 +38,9 @@ class Answers:
 
 
 @asynccontextmanager
-async def serving(app, host="127.0.0.1", port=0, lifespan="off"):
+async def serving(app, host="127.0.0.1", port=0, lifespan="off", root_path=""):
     """The port at which *app* is served."""
-    config = uvicorn.Config(app, host=host, port=port, log_level="error", lifespan=lifespan)
+    config = uvicorn.Config(app, host=host, port=port, log_level="error", lifespan=lifespan, root_path=root_path)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
     task = asyncio.create_task(server._serve())

@@ -51,6 +51,17 @@ async def test_a_signed_request_is_let_in_with_its_body_and_what_it_is_about():
     assert seen == [(DELIVERY, b'{"amount": 5}')]
 
 
+async def test_behind_a_proxy_that_strips_a_prefix_the_server_puts_it_back():
+    """What was signed is the whole path; and so are the paths that are open."""
+    guarded = SignedRequests(Application(), Verifier([KEY]), open_paths=["/api/health"])
+    signed = signed_headers(KEY, DELIVERY, "POST", "/api/charge", b"{}", int(time.time()))
+    async with serving(guarded, root_path="/api") as port, aiohttp.ClientSession() as session:
+        async with session.post(f"http://127.0.0.1:{port}/charge", data=b"{}", headers=signed) as answer:
+            assert answer.status == 200
+        async with session.get(f"http://127.0.0.1:{port}/health") as answer:
+            assert answer.status == 200
+
+
 @pytest.mark.parametrize("header", ["Unanimity-Gid", "Unanimity-Direction", "Idempotency-Key", "Unanimity-Signature"])
 async def test_a_header_of_ours_that_is_there_twice_is_turned_away(header):
     """Another reader of the request might take the other one."""

@@ -350,6 +350,10 @@ async def test_a_definition_says_what_is_wrong_with_it():
         services["stock"]
     with pytest.raises(Misconfigured, match="two services"):
         Services(payments, service(2))
+    elsewhere = Service("stock", "http://127.0.0.1:2", KEY, networks=["127.0.0.1/32"])
+    with pytest.raises(Misconfigured, match="payments and stock share a secret"):
+        Services(payments, elsewhere)
+    Services(payments, Service("payments again", "http://127.0.0.1:1", KEY, networks=["127.0.0.1/32"]))
     with pytest.raises(Misconfigured, match="path"):
         payments.action("//evil.example/charge")
 
