@@ -19,6 +19,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import aiohttp
 
@@ -38,7 +39,7 @@ async def judge(subject: Subject) -> dict[str, str]:
         try:
             await check(subject)
         except Wrong as wrong:
-            verdicts[name] = str(wrong)
+            verdicts[name] = f"{wrong}\nbecause: {' '.join((check.__doc__ or '').split())}"
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, TimeoutError) as failure:
             verdicts[name] = f"there was no answer ({type(failure).__name__})"
         else:
@@ -69,7 +70,7 @@ async def run(arguments: argparse.Namespace) -> int:
             print(f"the service was not reached: {failure}", file=sys.stderr)
             return 2
     for name, wrong in verdicts.items():
-        print(f"WRONG  {name}\n       {wrong}" if wrong else f"right  {name}")
+        print(f"WRONG  {name}\n{indent(wrong, ' ' * 7)}" if wrong else f"right  {name}")
     if arguments.effects is None:
         print("note   without --effects only the answers were judged")
     return 1 if any(verdicts.values()) else 0

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from participants.http.signing import SIGNATURE, Delivery, Key
-from participants.http.subject import Answer, Subject, Wrong, expect, fresh
+from participants.http.subject import Answer, Subject, Wrong, expect, fresh, taken_over
 
 _AT_ONCE = 8
 _AGE_MAX_S = 3600.0
-_OTHER_GID = {"unanimity-gid": "contract-other"}
+_OTHER_GID = {"unanimity-gid": fresh().gid}
 
 
 def _ended(answer: Answer) -> str | None:
@@ -26,13 +26,17 @@ def _ended(answer: Answer) -> str | None:
     return told.get("ended") if isinstance(told, dict) else None
 
 
-async def _end(subject: Subject, tried: Delivery, direction: str, otherwise: str | None, when: str) -> None:
-    """Confirm or cancel; it must be done, and say that it had ended *otherwise*, or not."""
-    for attempt in (1, 2):
-        answer = await subject.send(replace(tried, direction=direction, attempt=attempt), b"")
-        expect(answer.done, f"{when} is answered with 2xx, however often it comes", answer)
+async def _end(subject: Subject, tried: Delivery, direction: str, otherwise: str | None, when: str) -> Delivery:
+    """Confirm or cancel; it must be done, and say that it had ended *otherwise*, or not.
+
+    Whoever tried does it, and then two that took over; *tried* as the last of them would send it is returned.
+    """
+    for takeovers in (0, 1, 2):
+        answer = await subject.send(taken_over(tried, direction, times=takeovers), b"")
+        expect(answer.done, f"{when} is answered with 2xx, however often it comes, and whoever sends it", answer)
         said = "an empty object or nothing" if otherwise is None else f'{{"ended": "{otherwise}"}}'
         expect(_ended(answer) == otherwise, f"{when} is answered with {said}", answer)
+    return taken_over(tried, times=2)
 
 
 async def _held(subject: Subject, tried: Delivery) -> bool:
@@ -61,20 +65,20 @@ async def _try(subject: Subject) -> Delivery:
 
 
 async def a_reservation_that_is_confirmed_is_one_effect(subject: Subject) -> None:
-    """Until then it is pending, and no effect."""
+    """Until then it is pending, and no effect. Another process may confirm what one tried that died."""
     tried = await _try(subject)
     await subject.expect_effects(tried, 0, "after a try")
     await _expect_held(subject, tried, True, "after a try")
     await _end(subject, tried, "confirm", None, "a confirmation")
-    await subject.expect_effects(tried, 1, "after two confirmations")
+    await subject.expect_effects(tried, 1, "after three confirmations")
     await _expect_held(subject, tried, False, "after a confirmation")
 
 
 async def a_reservation_that_is_cancelled_leaves_nothing(subject: Subject) -> None:
     """And no duplicate of its try comes back to life."""
     tried = await _try(subject)
-    await _end(subject, tried, "cancel", None, "a cancellation")
-    answer = await subject.send(replace(tried, attempt=2))
+    ended = await _end(subject, tried, "cancel", None, "a cancellation")
+    answer = await subject.send(ended)
     expect(answer.refused, "a try that was cancelled is refused", answer)
     await subject.expect_effects(tried, 0, "after a cancellation")
     await _expect_held(subject, tried, False, "after a cancellation")
@@ -93,8 +97,8 @@ async def a_duplicate_of_a_try_reserves_once(subject: Subject) -> None:
 async def a_cancellation_of_nothing_succeeds_and_keeps_the_late_try_out(subject: Subject) -> None:
     """The try was under way when the coordinator gave it up."""
     tried = fresh("try")
-    await _end(subject, tried, "cancel", None, "a cancellation of what was never tried")
-    answer = await subject.send(tried)
+    ended = await _end(subject, tried, "cancel", None, "a cancellation of what was never tried")
+    answer = await subject.send(ended)
     expect(answer.refused, "a try that comes after its cancellation is refused", answer)
     await _expect_held(subject, tried, False, "after a try that came after its cancellation")
 
@@ -110,16 +114,16 @@ async def a_confirmation_of_nothing_is_not_done(subject: Subject) -> None:
 async def a_confirmation_after_a_cancellation_says_so(subject: Subject) -> None:
     """What was cancelled stays so."""
     tried = await _try(subject)
-    await _end(subject, tried, "cancel", None, "a cancellation")
-    await _end(subject, tried, "confirm", "aborted", "a confirmation after a cancellation")
+    ended = await _end(subject, tried, "cancel", None, "a cancellation")
+    await _end(subject, ended, "confirm", "aborted", "a confirmation after a cancellation")
     await subject.expect_effects(tried, 0, "after a confirmation that came after a cancellation")
 
 
 async def a_cancellation_after_a_confirmation_says_so(subject: Subject) -> None:
     """What was confirmed stays so."""
     tried = await _try(subject)
-    await _end(subject, tried, "confirm", None, "a confirmation")
-    await _end(subject, tried, "cancel", "committed", "a cancellation after a confirmation")
+    ended = await _end(subject, tried, "confirm", None, "a confirmation")
+    await _end(subject, ended, "cancel", "committed", "a cancellation after a confirmation")
     await subject.expect_effects(tried, 1, "after a cancellation that came after a confirmation")
 
 

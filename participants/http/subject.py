@@ -4,16 +4,22 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import aiohttp
 
+from coordinator.gids import new_gid
 from participants.http.signing import Delivery, Key, signed_headers
 
 _AGAIN = (425, 429, 503)
 _ASKED_MAX = 20
 _PAUSE_S = 0.05
+STEP = "take money/é"
+"""A step may be called anything: what stands in the header is not what it is called."""
+TERM = 9
+"""The next one has two digits: it is the lower one for whoever compares them as text."""
 
 
 class Wrong(Exception):
@@ -22,10 +28,11 @@ class Wrong(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was answered."""
+    """What was answered, and to what; two are equal where the same was answered."""
 
     status: int
     body: bytes
+    sent: str = field(default="", compare=False)
 
     @property
     def done(self) -> bool:
@@ -111,7 +118,8 @@ class Subject:
                 headers=lines,
                 allow_redirects=False,
             ) as answer:
-                found = Answer(answer.status, await answer.read())
+                sent = f"POST {path or signed_path}: {_described(delivery)}"
+                found = Answer(answer.status, await answer.read(), sent)
             if found.status not in _AGAIN:
                 return found
             await asyncio.sleep(_PAUSE_S)
@@ -125,15 +133,26 @@ class Subject:
         async with self.session.get(f"{self.url}{path}") as answer:
             found = int(await answer.text())
         if found != count:
-            raise Wrong(f"{when}: {found} effects stand, and it should be {count}")
+            raise Wrong(f"{when}: {found} effects stand, and it should be {count}\nsaid by: GET {path}")
 
 
-def fresh(direction: str = "action", term: int = 1) -> Delivery:
-    """The first delivery of a new transaction's step."""
-    return Delivery(gid=f"contract-{uuid.uuid4().hex}", step="contract", direction=direction, term=term)
+def fresh(direction: str = "action") -> Delivery:
+    """The first delivery of a new transaction's step, with an id such as coordinators make, as long as they may be."""
+    gid = new_gid("contracttest", datetime.fromtimestamp(time.time(), UTC), uuid.uuid4().bytes)
+    return Delivery(gid=gid, step=STEP, direction=direction, term=TERM)
+
+
+def taken_over(delivery: Delivery, direction: str | None = None, *, times: int = 1) -> Delivery:
+    """*delivery*, or another one about its step, as sent by who took over from its sender: the term is higher."""
+    return replace(delivery, direction=direction or delivery.direction, term=delivery.term + times)
 
 
 def expect(holds: bool, what: str, answer: Answer) -> None:
     """Raise `Wrong` unless it holds."""
     if not holds:
-        raise Wrong(f"{what}; it was answered {answer}")
+        raise Wrong(f"{what}\nsent: {answer.sent}\nanswered: {answer}")
+
+
+def _described(delivery: Delivery) -> str:
+    step = quote(delivery.step, safe="")
+    return f"{delivery.direction} of {delivery.gid}, step {step}, attempt {delivery.attempt}, term {delivery.term}"

@@ -125,6 +125,8 @@ async def test_the_command_tells_scripts_by_its_exit_code():
         code, output = await command(f"http://127.0.0.1:{port}")
     assert code == 1
     assert "WRONG  a duplicate has no effect" in output
+    assert "sent: POST /charge: action of contracttest:" in output
+    assert "because: Another attempt is the same step" in output
     assert "k" * 32 not in output
     async with serving(wrong_reservations.service(KEY)) as port:
         code, output = await command(f"http://127.0.0.1:{port}", "--reservation", "/r")

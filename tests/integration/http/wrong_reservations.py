@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 from participants.http import Key, SignedRequests, Verifier
 from tests.integration.http.server import whole
-from tests.integration.http.wrong_services import Around
+from tests.integration.http.wrong_services import Around, Terms
 
 FLAWS = {
     "lets everybody in": "forged",
@@ -34,6 +34,8 @@ FLAWS = {
     "does not say how it had ended": "cancellation after",
     "looks before it waits": "at once agree",
     "lets a try go on while it is cancelled": "meets its cancellation",
+    "refuses whoever took over": "is one effect",
+    "compares terms as text": "is one effect",
     "holds what it refuses": "refused reserves nothing",
 }
 """Each flaw, and a part of the name of the check that finds it."""
@@ -49,14 +51,18 @@ class InMemory:
 
     def __init__(self, flaw=None):
         self.flaw, self.states, self.effects, self.lock = flaw, {}, Counter(), asyncio.Lock()
+        self.terms = Terms(flaw)
 
     async def __call__(self, scope, receive, send):
         if scope["path"] == "/effects":
             gid = parse_qs(scope["query_string"].decode())["gid"][0]
             return await self.answer(send, 200, self.effects[gid])
         body = await whole(receive)
-        gid = dict(scope["headers"])[b"unanimity-gid"].decode()
+        headers = dict(scope["headers"])
+        gid, term = headers[b"unanimity-gid"].decode(), int(headers[b"unanimity-term"])
         what = scope["path"].rpartition("/")[2]
+        if what != "pending" and self.terms.outdated(gid, term):
+            return await self.answer(send, 409 if self.flaw == "refuses whoever took over" else 412, {})
         pauses = {"looks before it waits": ("confirm", "cancel"), "lets a try go on while it is cancelled": ("try",)}
         if what in pauses.get(self.flaw, ()):
             state = self.states.get(gid)

@@ -6,10 +6,11 @@ import json
 import time
 import uuid
 from collections import Counter
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from participants.http import Delivery, Forged, Key, SignedRequests, Verifier
 from participants.http.asgi import _DELIVERY
+from participants.http.signing import STEP
 
 FLAWS = {
     "lets everybody in": "forged",
@@ -30,6 +31,12 @@ FLAWS = {
     "lets an action go on while it is undone": "meets its compensation",
     "listens to whoever was replaced": "replaced",
     "refuses whoever was replaced with 409": "replaced",
+    "verifies the step's name decoded": "signed action is done once",
+    "splits the key for idempotency at its colons": "signed action is done once",
+    "dedupes by term": "duplicate has no effect",
+    "undoes only what its own term did": "its duplicates do nothing",
+    "refuses whoever took over": "its duplicates do nothing",
+    "compares terms as text": "replaced",
     "breaks at a body that is no JSON": "no json",
     "breaks where it should refuse": "refusal stays",
     "forgets that it refused": "refusal stays",
@@ -47,6 +54,13 @@ class _NoPath(Verifier):
         raise last
 
 
+class _DecodedStep(Verifier):
+    """Lets the framework decode what stands in a header before it looks at the signature."""
+
+    def verify(self, method, path, headers, body, now):
+        return super().verify(method, path, {**headers, STEP: unquote(headers.get(STEP, ""))}, body, now)
+
+
 class _NoBody(Verifier):
     """Takes the hash of the body from whoever signed: here, of the only body that the tests send."""
 
@@ -54,12 +68,25 @@ class _NoBody(Verifier):
         return super().verify(method, path, headers, body.rstrip(b" "), now)
 
 
+class Terms:
+    """The highest term of each step."""
+
+    def __init__(self, flaw):
+        self.highest, self.flaw = {}, flaw
+
+    def outdated(self, origin, term):
+        """Whether a higher one was here."""
+        known = self.highest.setdefault(origin, term)
+        self.highest[origin] = max(known, term, key=str if self.flaw == "compares terms as text" else int)
+        return self.highest[origin] != term or (known != term and self.flaw == "refuses whoever took over")
+
+
 class InMemory:
     """The records of the steps, and how many effects of each gid stand."""
 
     def __init__(self, flaw=None):
         self.flaw = flaw
-        self.records, self.effects, self.terms = {}, Counter(), {}
+        self.records, self.effects, self.terms = {}, Counter(), Terms(flaw)
         self.lock = asyncio.Lock()
 
     async def __call__(self, scope, receive, send):
@@ -86,15 +113,15 @@ class InMemory:
 
     async def serve(self, delivery, body, refuses):
         """Every rule in one place; each flaw leaves one of them out."""
-        flaw, acts = self.flaw, delivery.direction == "action"
-        origin = (delivery.gid, delivery.step)
-        key = (*origin, delivery.direction)
-        if flaw == "dedupes by attempt":
-            key = (*key, delivery.attempt)
-        if self.terms.get(origin, 0) > delivery.term and flaw != "listens to whoever was replaced":
+        flaw, origin, direction = self.flaw, *self.about(delivery)
+        acts, key, mark = direction == "action", (*origin, direction), (*origin, "state")
+        if flaw in ("dedupes by attempt", "dedupes by term"):
+            key = (*key, delivery.attempt if flaw == "dedupes by attempt" else delivery.term)
+        if self.terms.outdated(origin, delivery.term) and flaw != "listens to whoever was replaced":
             return 409 if flaw == "refuses whoever was replaced with 409" else 412, {"reason": "replaced"}
-        self.terms[origin] = max(self.terms.get(origin, 0), delivery.term)
-        state, known = self.records.get((*origin, "state")), self.records.get(key)
+        if flaw == "undoes only what its own term did":
+            mark = (*mark, delivery.term)
+        state, known = self.records.get(mark), self.records.get(key)
         if acts and state == "undone" and flaw != "dedupes nothing":
             return 409, {"reason": "undone before"}
         if known is not None and flaw not in ("dedupes nothing", "undoes twice" if not acts else ""):
@@ -107,10 +134,17 @@ class InMemory:
                 if key in self.records:
                     return self.again(self.records[key], body)
                 await asyncio.sleep(0.1)  # Long enough for the compensation that was sent with it.
-                return self.record(key, body, self.refuse(key, body) if refuses else self.act(origin))
+                return self.record(key, body, self.refuse(key, body) if refuses else self.act(mark))
         if acts and refuses:
             return self.refuse(key, body)
-        return self.record(key, body, self.act(origin) if acts else self.undo(origin, state))
+        return self.record(key, body, self.act(mark) if acts else self.undo(mark, state))
+
+    def about(self, delivery):
+        """Which step it is about, and what is to be done."""
+        if self.flaw == "splits the key for idempotency at its colons":
+            gid, step, direction, *_ = delivery.idempotency_key.split(":")
+            return (gid, step), direction
+        return (delivery.gid, delivery.step), delivery.direction
 
     def record(self, key, body, answer):
         if answer[0] == 200:
@@ -129,19 +163,19 @@ class InMemory:
             self.records[key] = (hashlib.sha256(body).digest(), answer)
         return answer
 
-    def act(self, origin):
-        self.effects[origin[0]] += 1
-        self.records[(*origin, "state")] = "done"
+    def act(self, mark):
+        self.effects[mark[0]] += 1
+        self.records[mark] = "done"
         return 200, {"id": uuid.uuid4().hex}
 
-    def undo(self, origin, state):
+    def undo(self, mark, state):
         if state is None and self.flaw == "refuses to undo nothing":
             return 404, {"reason": "not found"}
         if state is None and self.flaw == "lets a late action in":
             return 200, {}
-        self.records[(*origin, "state")] = "undone"
+        self.records[mark] = "undone"
         if state == "done" or (self.flaw == "undoes twice" and state == "undone"):
-            self.effects[origin[0]] -= 1
+            self.effects[mark[0]] -= 1
         return 200, {}
 
 
@@ -188,6 +222,10 @@ def service(key: Key, flaw=None):
     app = InMemory(flaw)
     if flaw == "lets everybody in":
         return _Unverified(app)
-    kind = {"does not sign the path": _NoPath, "does not look at the body's hash": _NoBody}.get(flaw, Verifier)
+    kind = {
+        "does not sign the path": _NoPath,
+        "does not look at the body's hash": _NoBody,
+        "verifies the step's name decoded": _DecodedStep,
+    }.get(flaw, Verifier)
     window_s = 10**9 if flaw == "does not look at the time" else 300
     return Around(SignedRequests(app, kind([key], window_s=window_s), open_paths=["/effects"], now=time.time), flaw)
