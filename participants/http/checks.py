@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from participants.http.signing import SIGNATURE, TIME, WINDOW_S, Key
-from participants.http.subject import Subject, expect, fresh, taken_over
+from participants.http.subject import OTHER_STEP, Subject, expect, fresh, taken_over
 
 _AT_ONCE = 8
 _OLD_S = 2 * WINDOW_S
@@ -88,6 +88,21 @@ async def a_duplicate_has_no_effect_and_gets_the_first_answer(subject: Subject) 
         answer = await subject.send(taken_over(replace(delivery, attempt=attempt), times=takeovers))
         expect(answer == first, f"a duplicate of what was done gets the first answer, {first}", answer)
     await subject.expect_effects(delivery, 1, "after five deliveries of one action")
+
+
+async def two_steps_of_a_transaction_are_two(subject: Subject) -> None:
+    """A saga may call a service in two of its steps: what is known of one is under its gid and its step."""
+    one = fresh()
+    two = replace(one, step=OTHER_STEP)
+    first = await subject.send(one)
+    expect((answer := await subject.send(two)).done, "the action of a second step is answered with 2xx", answer)
+    await subject.expect_effects(one, 2, "after two steps of one transaction")
+    undone = await subject.send(replace(two, direction="compensation"))
+    expect(undone.done, "the compensation of a second step is answered with 2xx", undone)
+    await subject.expect_effects(one, 1, "after two steps of one transaction, of which one was undone")
+    answer = await subject.send(replace(one, attempt=2))
+    expect(answer == first, f"a duplicate of the step that was not undone gets its first answer, {first}", answer)
+    await subject.expect_effects(one, 1, "after a duplicate of the step that was not undone")
 
 
 async def another_payload_under_the_same_key_is_refused(subject: Subject) -> None:
@@ -185,6 +200,7 @@ CHECKS = (
     a_signature_of_an_action_is_none_of_a_compensation,
     an_old_request_is_not_let_in,
     a_duplicate_has_no_effect_and_gets_the_first_answer,
+    two_steps_of_a_transaction_are_two,
     another_payload_under_the_same_key_is_refused,
     a_compensation_undoes_and_its_duplicates_do_nothing,
     a_compensation_of_nothing_succeeds_and_the_late_action_is_refused,

@@ -16,8 +16,8 @@ from participants.http.signing import Delivery, Key, signed_headers
 _AGAIN = (425, 429, 503)
 _ASKED_MAX = 20
 _PAUSE_S = 0.05
-STEP = "take money/é"
-"""A step may be called anything: what stands in the header is not what it is called."""
+STEP, OTHER_STEP = "take money/é", "take money"
+"""A step may be called anything: what stands in the header is not what it is called, and one may begin like another."""
 TERM = 9
 """The next one has two digits: it is the lower one for whoever compares them as text."""
 

@@ -33,6 +33,7 @@ FLAWS = {
     "refuses whoever was replaced with 409": "replaced",
     "verifies the step's name decoded": "signed action is done once",
     "splits the key for idempotency at its colons": "signed action is done once",
+    "dedupes by gid alone": "two steps",
     "dedupes by term": "duplicate has no effect",
     "undoes only what its own term did": "its duplicates do nothing",
     "refuses whoever took over": "its duplicates do nothing",
@@ -144,7 +145,7 @@ class InMemory:
         if self.flaw == "splits the key for idempotency at its colons":
             gid, step, direction, *_ = delivery.idempotency_key.split(":")
             return (gid, step), direction
-        return (delivery.gid, delivery.step), delivery.direction
+        return (delivery.gid, "" if self.flaw == "dedupes by gid alone" else delivery.step), delivery.direction
 
     def record(self, key, body, answer):
         if answer[0] == 200:
