@@ -13,7 +13,7 @@ import aiohttp
 from coordinator.gids import new_gid
 from participants.http.signing import Delivery, Key, signed_headers
 
-_AGAIN = (425, 429, 503)
+_AGAIN, _UNAVAILABLE = (425, 429), 503
 _ASKED_MAX = 20
 _PAUSE_S = 0.05
 STEP, OTHER_STEP = "take money/é", "take money"
@@ -120,7 +120,12 @@ class Subject:
             ) as answer:
                 sent = f"POST {path or signed_path}: {_described(delivery)}"
                 found = Answer(answer.status, await answer.read(), sent)
-            if found.status not in _AGAIN:
+            if found.status == _UNAVAILABLE and "Retry-After" not in answer.headers:
+                raise Wrong(
+                    "503 says that nothing happened only with a Retry-After; a proxy answers it without\n"
+                    f"sent: {sent}\nanswered: {found}"
+                )
+            if found.status not in (*_AGAIN, _UNAVAILABLE):
                 return found
             await asyncio.sleep(_PAUSE_S)
         raise Wrong(f"it was asked {_ASKED_MAX} times, and always wanted to be asked again: {found}")

@@ -38,6 +38,7 @@ FLAWS = {
     "undoes only what its own term did": "its duplicates do nothing",
     "refuses whoever took over": "its duplicates do nothing",
     "compares terms as text": "replaced",
+    "answers 503 without a Retry-After": "simultaneous duplicates",
     "breaks at a body that is no JSON": "no json",
     "breaks where it should refuse": "refusal stays",
     "forgets that it refused": "refusal stays",
@@ -100,10 +101,13 @@ class InMemory:
             refuses = json.loads(body).get("refuse", False)
         except (ValueError, RecursionError, AttributeError):
             return await self.answer(send, 500 if self.flaw == "breaks at a body that is no JSON" else 422, {})
+        if self.flaw == "answers 503 without a Retry-After" and self.lock.locked():
+            return await self.answer(send, 503, {"reason": "another request is in the way"})
         if self.flaw in ("looks before it waits", "lets an action go on while it is undone"):
             status, value = await self.serve(delivery, body, refuses)
         else:
             async with self.lock:
+                await asyncio.sleep(0.001)  # So that others meet it here.
                 status, value = await self.serve(delivery, body, refuses)
         return await self.answer(send, status, value)
 
