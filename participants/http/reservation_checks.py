@@ -6,14 +6,16 @@ An effect is what is confirmed. What is held counts as none: it stands in the an
 import asyncio
 import json
 import math
+import os
 from dataclasses import replace
 from typing import Any
 
 from participants.http.signing import SIGNATURE, Delivery, Key
-from participants.http.subject import Answer, Subject, Wrong, expect, fresh, taken_over
+from participants.http.subject import OTHER_STEP, Answer, Subject, Wrong, expect, fresh, taken_over
 
 _AT_ONCE = 8
 _AGE_MAX_S = 3600.0
+_LISTED_MAX = 1000
 _OTHER_GID = {"unanimity-gid": fresh().gid}
 
 
@@ -39,14 +41,20 @@ async def _end(subject: Subject, tried: Delivery, direction: str, otherwise: str
     return taken_over(tried, times=2)
 
 
-async def _held(subject: Subject, tried: Delivery) -> bool:
-    """Whether the reservation stands in the answer of pending."""
-    answer = await subject.send(replace(fresh("status"), gid="none"), b"")
-    expect(answer.done, "what is pending is answered with 2xx", answer)
+async def _pending(subject: Subject, step: str, prefix: str, limit: int = _LISTED_MAX) -> dict[str, float]:
+    """What is pending of *step*, where its gid begins with *prefix*: in the order of the answer, and how old."""
+    asked = {"prefix": prefix, "limit": limit}
+    answer = await subject.send(replace(fresh("status"), gid="none", step=step), json.dumps(asked).encode())
+    expect(answer.done, f"what is pending is answered with 2xx, here to {asked}", answer)
     try:
-        ages = {each["gid"]: float(each["age_s"]) for each in json.loads(answer.body)["pending"]}
+        return {each["gid"]: float(each["age_s"]) for each in json.loads(answer.body)["pending"]}
     except (ValueError, LookupError, TypeError):
         raise Wrong(f'what is pending is {{"pending": [{{"gid": ..., "age_s": ...}}]}}, not {answer}') from None
+
+
+async def _held(subject: Subject, tried: Delivery) -> bool:
+    """Whether the reservation stands in the answer of pending."""
+    ages = await _pending(subject, tried.step, tried.gid)
     age_s = ages.get(tried.gid, 0.0)
     if not (math.isfinite(age_s) and 0.0 <= age_s <= _AGE_MAX_S):
         raise Wrong(f"it was tried a moment ago, and its age is told as {age_s} seconds")
@@ -92,6 +100,35 @@ async def a_duplicate_of_a_try_reserves_once(subject: Subject) -> None:
         expect(answer.done and answer == answers[0], "simultaneous duplicates of a try get one answer, 2xx", answer)
     await _end(subject, tried, "confirm", None, "a confirmation of a try that came often")
     await subject.expect_effects(tried, 1, f"after {_AT_ONCE} deliveries of a try and its confirmation")
+
+
+async def two_reservations_of_a_transaction_are_two(subject: Subject) -> None:
+    """A transaction may reserve twice at one service, as two participants: each is found by its gid and its step."""
+    one = await _try(subject)
+    two = replace(one, step=OTHER_STEP)
+    expect((answer := await subject.send(two)).done, "a try of a second step is answered with 2xx", answer)
+    await _end(subject, one, "cancel", None, "a cancellation of one of two reservations")
+    await _expect_held(subject, one, False, "after one of two reservations was cancelled, of that one's step")
+    await _expect_held(subject, two, True, "after one of two reservations was cancelled, of the other one's step")
+    await _end(subject, two, "confirm", None, "a confirmation of the other reservation")
+    await subject.expect_effects(two, 1, "after one of two reservations was cancelled, and the other confirmed")
+    await _expect_held(subject, two, False, "after the other reservation was confirmed")
+
+
+async def what_is_pending_is_listed_oldest_first(subject: Subject) -> None:
+    """With a limit the newest ones would hide those that nobody ends any more, as would those of other coordinators."""
+    older, newer = await _try(subject), await _try(subject)
+    own = await _pending(subject, newer.step, newer.gid, 1)
+    if newer.gid not in own:
+        raise Wrong(f"the first one whose gid begins with {newer.gid!r} is pending, and what is listed is {list(own)}")
+    prefix = os.path.commonprefix([older.gid, newer.gid])  # noqa: RUF071 - ids are no paths.
+    ages, first = await _pending(subject, older.step, prefix), await _pending(subject, older.step, prefix, 1)
+    for listed in (ages, first):
+        gids = [gid for gid in listed if gid in (older.gid, newer.gid)]
+        if ages.get(older.gid, 0.0) > ages.get(newer.gid, 0.0) and gids[:1] != [older.gid]:
+            raise Wrong(f"of what begins with {prefix!r} the oldest one is {older.gid}, and listed first is {gids[:1]}")
+    for tried in (older, newer):
+        await _end(subject, tried, "cancel", None, "a cancellation")
 
 
 async def a_cancellation_of_nothing_succeeds_and_keeps_the_late_try_out(subject: Subject) -> None:
@@ -189,6 +226,8 @@ RESERVATION_CHECKS = (
     a_reservation_that_is_confirmed_is_one_effect,
     a_reservation_that_is_cancelled_leaves_nothing,
     a_duplicate_of_a_try_reserves_once,
+    two_reservations_of_a_transaction_are_two,
+    what_is_pending_is_listed_oldest_first,
     a_cancellation_of_nothing_succeeds_and_keeps_the_late_try_out,
     a_confirmation_of_nothing_is_not_done,
     a_confirmation_after_a_cancellation_says_so,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from urllib.parse import parse_qs
 
@@ -24,6 +25,10 @@ FLAWS = {
     "lists what is confirmed": "is one effect",
     "tells no age": "is one effect",
     "lists what is cancelled": "leaves nothing",
+    "reserves by gid alone": "two reservations",
+    "lists what is of other steps": "two reservations",
+    "lists the newest first": "oldest first",
+    "counts what has another prefix": "oldest first",
     "comes back to life": "leaves nothing",
     "refuses to cancel nothing": "cancellation of nothing",
     "lets a late try in": "cancellation of nothing",
@@ -47,11 +52,11 @@ class _NoPath(Verifier):
 
 
 class InMemory:
-    """How each reservation stands, and how many effects."""
+    """How each reservation stands, in the order in which they were tried, and how many effects."""
 
     def __init__(self, flaw=None):
         self.flaw, self.states, self.effects, self.lock = flaw, {}, Counter(), asyncio.Lock()
-        self.terms = Terms(flaw)
+        self.terms, self.tried_at = Terms(flaw), {}
 
     async def __call__(self, scope, receive, send):
         if scope["path"] == "/effects":
@@ -59,57 +64,64 @@ class InMemory:
             return await self.answer(send, 200, self.effects[gid])
         body = await whole(receive)
         headers = dict(scope["headers"])
-        gid, term = headers[b"unanimity-gid"].decode(), int(headers[b"unanimity-term"])
+        gid, step = (headers[f"unanimity-{name}".encode()].decode() for name in ("gid", "step"))
+        key = (gid, "" if self.flaw == "reserves by gid alone" else step)
         what = scope["path"].rpartition("/")[2]
-        if what != "pending" and self.terms.outdated(gid, term):
+        if what == "pending":
+            return await self.answer(send, 200, {"pending": self.pending(key[1], **json.loads(body))})
+        if self.terms.outdated(key, int(headers[b"unanimity-term"])):
             return await self.answer(send, 409 if self.flaw == "refuses whoever took over" else 412, {})
         pauses = {"looks before it waits": ("confirm", "cancel"), "lets a try go on while it is cancelled": ("try",)}
         if what in pauses.get(self.flaw, ()):
-            state = self.states.get(gid)
+            state = self.states.get(key)
             await asyncio.sleep(0.05)  # Long enough for the one that was sent with it.
-            return await self.answer(send, *self.serve(what, gid, state, body))
+            return await self.answer(send, *self.serve(what, key, state, body))
         async with self.lock:
-            return await self.answer(send, *self.serve(what, gid, self.states.get(gid), body))
+            return await self.answer(send, *self.serve(what, key, self.states.get(key), body))
 
     async def answer(self, send, status, value):
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps(value).encode()})
 
-    def serve(self, what, gid, state, body):
+    def serve(self, what, key, state, body):
         """One endpoint."""
-        match what:
-            case "pending":
-                return 200, {"pending": self.pending()}
-            case "try":
-                return self.reserve(gid, state, refuses=json.loads(body).get("refuse", False))
-            case _:
-                return self.end(what, gid, state)
+        if what == "try":
+            return self.reserve(key, state, refuses=json.loads(body).get("refuse", False))
+        return self.end(what, key, state)
 
-    def pending(self):
+    def pending(self, step, prefix, limit):
         """What is reserved; each flaw has another opinion of it."""
+        flaw = self.flaw
         listed = {
             "lists what is confirmed": ("reserved", "confirmed"),
             "lists what is cancelled": ("reserved", "cancelled"),
         }
-        gids = [gid for gid, state in self.states.items() if state in listed.get(self.flaw, ("reserved",))]
-        if self.flaw == "lists nothing":
-            return []
-        return [{"gid": gid} if self.flaw == "tells no age" else {"gid": gid, "age_s": 0.1} for gid in gids]
+        found = [key for key, state in self.states.items() if state in listed.get(flaw, ("reserved",))]
+        if flaw == "lists the newest first":
+            found.reverse()
+        if flaw == "counts what has another prefix":
+            found = found[:limit]
+        if flaw != "lists what is of other steps":
+            found = [key for key in found if key[1] == step]
+        ages = {key: {} if flaw == "tells no age" else {"age_s": time.time() - self.tried_at[key]} for key in found}
+        listed = [{"gid": key[0], **ages[key]} for key in found if key[0].startswith(prefix)]
+        return [] if flaw == "lists nothing" else listed[:limit]
 
-    def reserve(self, gid, state, *, refuses):
+    def reserve(self, key, state, *, refuses):
+        self.tried_at.setdefault(key, time.time())
         if refuses:
-            self.states[gid] = "reserved" if self.flaw == "holds what it refuses" else "refused"
+            self.states[key] = "reserved" if self.flaw == "holds what it refuses" else "refused"
             return 409, {"reason": "sold out"}
         if state == "cancelled" and self.flaw not in ("comes back to life", "lets a late try in"):
             return 409, {"reason": "it was cancelled"}
         if state is not None and self.flaw == "answers a duplicate with 409":
             return 409, {"reason": "it came before"}
-        self.states[gid] = "reserved"
+        self.states[key] = "reserved"
         if self.flaw == "has its effect at the try" or (state is not None and self.flaw == "reserves at every try"):
-            self.effects[gid] += 1
+            self.effects[key[0]] += 1
         return 200, {}
 
-    def end(self, what, gid, state):
+    def end(self, what, key, state):
         flaw, wanted = self.flaw, {"confirm": "confirmed", "cancel": "cancelled"}[what]
         if state is None and (what == "confirm" or flaw == "refuses to cancel nothing") and flaw != "confirms nothing":
             return 404, {"reason": "not found"}
@@ -118,15 +130,15 @@ class InMemory:
         other = {"confirm": "cancelled", "cancel": "confirmed"}[what]
         if state == other and flaw == f"{what}s what was {other}":
             state = "reserved"
-            self.effects[gid] = 0
+            self.effects[key[0]] = 0
         if state == other and flaw == f"refuses to {what} what was {other}":
             return 409, {"reason": "it is over"}
         if state == other:
             ended = {"confirmed": "committed", "cancelled": "aborted"}[state]
             return 200, {} if flaw == "does not say how it had ended" else {"ended": ended}
         if what == "confirm" and (state != "confirmed" or flaw == "confirms twice"):
-            self.effects[gid] += 1
-        self.states[gid] = wanted
+            self.effects[key[0]] += 1
+        self.states[key] = wanted
         return 200, {}
 
 
