@@ -28,6 +28,9 @@ TOO_LATE, UNSETTLED = Verdict.TOO_LATE, Verdict.UNSETTLED
 _PAIRS = ((Direction.ACTION, Direction.COMPENSATION), (Direction.TRY, Direction.CANCEL))
 _ORIGINS = (Direction.ACTION, Direction.TRY, Direction.MESSAGE)
 _MEET_S = 0.1
+_ANSWER = bytes(range(256)) * 16
+"""An answer is bytes: of every kind, and more than a short column takes."""
+_PAYLOADS = ((b"p", b"another"), (b"p", b" p\n"), (b"\xff", b"\xfe"), (_ANSWER, _ANSWER + b"."))
 _LONG_AGO, _NOT_YET = datetime(2001, 1, 1, tzinfo=UTC), datetime(2901, 1, 1, tzinfo=UTC)
 
 
@@ -35,11 +38,11 @@ async def a_duplicate_has_no_effect_and_gets_the_first_answer(subject: Subject) 
     """Whatever the delivery is."""
     for direction in _ORIGINS:
         call = fresh(direction)
-        _is((await subject.deliver(call, 5, result=b"answer")).verdict, PROCEED, call)
+        _is((await subject.deliver(call, 5, result=_ANSWER)).verdict, PROCEED, call)
         for _ in range(2):
             second = await subject.deliver(again(call), 5, result=b"another")
             _is(second.verdict, DUPLICATE, call)
-            _is(second.result, b"answer", call)
+            _is(second.result, _ANSWER, call)
         _is(await subject.effects(call.gid), 5, call)
 
 
@@ -152,8 +155,8 @@ async def a_refusal_is_an_answer_and_leaves_nothing_to_undo(subject: Subject) ->
     """The handler looked, and said no for ever."""
     for origin, undo in _PAIRS:
         call = fresh(origin)
-        await subject.deliver(call, 5, result=b"no funds", refuses=True)
-        _is(await subject.deliver(again(call), 5), Passage(DUPLICATE, b"no funds", refused=True), call)
+        await subject.deliver(call, 5, result=_ANSWER, refuses=True)
+        _is(await subject.deliver(again(call), 5), Passage(DUPLICATE, _ANSWER, refused=True), call)
         _is((await subject.deliver(again(call, undo), -5)).verdict, NOTHING_TO_UNDO, call)
         _is(await subject.effects(call.gid), 0, call)
 
@@ -161,38 +164,42 @@ async def a_refusal_is_an_answer_and_leaves_nothing_to_undo(subject: Subject) ->
 async def the_same_key_with_another_payload_is_refused(subject: Subject) -> None:
     """Whoever reuses a key has a bug that must not be hidden."""
     for direction in (*_ORIGINS, Direction.COMPENSATION):
-        call = fresh(direction)
-        await subject.deliver(call, 5)
-        before = await subject.effects(call.gid)
-        await _raises(KeyReused, subject.deliver(again(call, payload=b"another"), 5))
-        _is(await subject.effects(call.gid), before, call)
+        for payload, other in _PAYLOADS:
+            call = fresh(direction, payload)
+            await subject.deliver(call, 5)
+            before = await subject.effects(call.gid)
+            await _raises(KeyReused, subject.deliver(again(call, payload=other), 5))
+            _is(await subject.effects(call.gid), before, call)
 
 
 async def a_lower_term_is_refused(subject: Subject) -> None:
-    """A sender that was replaced must not act any more, not even by a delivery that nobody had before."""
+    """A sender that was replaced must not act any more, not even by a delivery that nobody had before.
+
+    As text 10 would be the lowest of these terms.
+    """
     for origin, undo in _PAIRS:
-        call = fresh(origin, term=3)
+        call = fresh(origin, term=10)
         await subject.deliver(call, 5)
-        await _raises(Replaced, subject.deliver(again(call, term=2), 5))
-        await _raises(Replaced, subject.deliver(again(call, undo, term=2), -5))
-        _is((await subject.deliver(again(call, term=7), 5)).verdict, DUPLICATE, call)
-        await _raises(Replaced, subject.deliver(again(call, undo, term=6), -5))
+        await _raises(Replaced, subject.deliver(again(call, term=9), 5))
+        await _raises(Replaced, subject.deliver(again(call, undo, term=9), -5))
+        _is((await subject.deliver(again(call, term=11), 5)).verdict, DUPLICATE, call)
+        await _raises(Replaced, subject.deliver(again(call, undo, term=10), -5))
         _is(await subject.effects(call.gid), 5, call)
-        _is((await subject.deliver(again(call, undo, term=7), -5)).verdict, PROCEED, call)
+        _is((await subject.deliver(again(call, undo, term=11), -5)).verdict, PROCEED, call)
         _is(await subject.effects(call.gid), 0, call)
 
 
 async def who_asks_has_a_term_as_who_delivers(subject: Subject) -> None:
     """After a question of the successor, the one that was replaced neither asks nor delivers any more."""
     for origin, undo in _PAIRS:
-        call = fresh(origin, term=1)
-        await subject.deliver(call, 5)
-        _is((await subject.ask(again(call, term=5)))[0], Standing.DONE, call)
-        await _raises(Replaced, subject.ask(again(call, term=4)))
-        await _raises(Replaced, subject.deliver(again(call, undo, term=4), -5))
-        await _raises(Replaced, subject.deliver(again(call, term=4), 5))
+        call = fresh(origin, term=9)
+        await subject.deliver(call, 5, result=_ANSWER)
+        _is(await subject.ask(again(call, term=11)), (Standing.DONE, _ANSWER), call)
+        await _raises(Replaced, subject.ask(again(call, term=10)))
+        await _raises(Replaced, subject.deliver(again(call, undo, term=10), -5))
+        await _raises(Replaced, subject.deliver(again(call, term=10), 5))
         _is(await subject.effects(call.gid), 5, call)
-        _is((await subject.deliver(again(call, undo, term=5), -5)).verdict, PROCEED, call)
+        _is((await subject.deliver(again(call, undo, term=11), -5)).verdict, PROCEED, call)
 
 
 async def an_undo_of_what_may_be_forgotten_is_in_doubt(subject: Subject) -> None:
@@ -265,9 +272,9 @@ async def a_marker_is_settled_once(subject: Subject) -> None:
             await subject.deliver(again(call, direction.origin), 0)
         _is((await subject.intend(call)).verdict, PROCEED, call)
         _is((await subject.intend(again(call))).verdict, UNSETTLED, call)
-        _is(await subject.settle(call, 5, result=b"answer"), PROCEED, call)
+        _is(await subject.settle(call, 5, result=_ANSWER), PROCEED, call)
         _is(await subject.settle(call, 5, result=b"another"), DUPLICATE, call)
-        _is(await subject.intend(again(call)), Passage(DUPLICATE, b"answer"), call)
+        _is(await subject.intend(again(call)), Passage(DUPLICATE, _ANSWER), call)
         _is(await subject.effects(call.gid), 5, call)
 
 

@@ -101,6 +101,32 @@ class _NoFingerprints(Barrier):
         return await super().enter(connection, dataclasses.replace(call, payload=b""))
 
 
+class _CapsTerms(Barrier):
+    async def enter(self, connection, call):
+        return await super().enter(connection, dataclasses.replace(call, term=min(call.term, 9)))
+
+
+class _StripsPayloads(Barrier):
+    async def enter(self, connection, call):
+        return await super().enter(connection, dataclasses.replace(call, payload=call.payload.strip()))
+
+
+class _DecodesPayloads(Barrier):
+    async def enter(self, connection, call):
+        payload = call.payload.decode(errors="replace").encode()
+        return await super().enter(connection, dataclasses.replace(call, payload=payload))
+
+
+class _KeepsText(Barrier):
+    async def keep(self, connection, call, result, *, refused=False):
+        await super().keep(connection, call, result.decode(errors="replace").encode(), refused=refused)
+
+
+class _CutsResults(Barrier):
+    async def keep(self, connection, call, result, *, refused=False):
+        await super().keep(connection, call, result[:255], refused=refused)
+
+
 class _MarksWithin(Barrier):
     async def intend(self, connection, call):
         return Passage(Verdict.PROCEED)  # The marker is a matter of the local transaction, which was rolled back.
@@ -130,6 +156,11 @@ BUGS = {
     "confirmation and cancellation do not meet": lambda: with_memory(_LetsBothEnd()),
     "no terms": lambda: with_barrier(_NoTerms),
     "no fingerprints": lambda: with_barrier(_NoFingerprints),
+    "terms of one digit": lambda: with_barrier(_CapsTerms),
+    "fingerprints of what was stripped": lambda: with_barrier(_StripsPayloads),
+    "fingerprints of what was decoded": lambda: with_barrier(_DecodesPayloads),
+    "results that are text": lambda: with_barrier(_KeepsText),
+    "results in a short column": lambda: with_barrier(_CutsResults),
     "a marker inside the local transaction": lambda: with_barrier(_MarksWithin),
     "what was forgotten never came": lambda: with_barrier(partial(Barrier, retention_s=math.inf)),
 }

@@ -116,6 +116,11 @@ FOUND_BY_CHECKS = {
     "confirmation and cancellation do not meet": "a_confirmation_that_meets_a_cancellation_excludes_it",
     "no terms": "a_lower_term_is_refused",
     "no fingerprints": "the_same_key_with_another_payload_is_refused",
+    "terms of one digit": "a_lower_term_is_refused",
+    "fingerprints of what was stripped": "the_same_key_with_another_payload_is_refused",
+    "fingerprints of what was decoded": "the_same_key_with_another_payload_is_refused",
+    "results that are text": "a_duplicate_has_no_effect_and_gets_the_first_answer",
+    "results in a short column": "a_duplicate_has_no_effect_and_gets_the_first_answer",
     "a marker inside the local transaction": "an_undo_runs_where_the_local_transaction_was_rolled_back",
     "what was forgotten never came": "an_undo_of_what_may_be_forgotten_is_in_doubt",
 }
