@@ -3,7 +3,8 @@
     CONTRACT_SECRET=... python -m participants.http.contract http://127.0.0.1:8000 --key 2026-11 --action /charge \\
         --undo /charge/undo --body '{"amount": 5}' --effects '/effects?gid={gid}'
 
-With `--reservation /reservation` (and `--body` and `--refused` for its try) it tests the four endpoints of a service
+With `--status /charge/status` it also asks what became of an action, as `Service.status` does. With `--reservation
+/reservation` (and `--body` and `--refused` for its try) it tests the four endpoints of a service
 that reserves, beside an action or alone.
 
 It sends signed requests, and forged, old, repeated, early, late and simultaneous ones, and prints what was answered
@@ -18,6 +19,7 @@ import argparse
 import asyncio
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 
@@ -26,6 +28,7 @@ import aiohttp
 from participants.http.checks import CHECKS
 from participants.http.reservation_checks import RESERVATION_CHECKS
 from participants.http.signing import Key
+from participants.http.status_checks import STATUS_CHECKS
 from participants.http.subject import Subject, Wrong
 
 _TOTAL_S = 30.0
@@ -34,10 +37,15 @@ _TOTAL_S = 30.0
 async def judge(subject: Subject) -> dict[str, str]:
     """What is wrong with the service, by check; empty strings where it is right."""
     verdicts = {}
-    for check in (*(CHECKS if subject.action else ()), *(RESERVATION_CHECKS if subject.reservation else ())):
+    reserving = replace(subject, status=f"{subject.reservation}/pending")
+    for check, judged in (
+        *((check, subject) for check in CHECKS if subject.action),
+        *((check, subject) for check in STATUS_CHECKS if subject.status),
+        *((check, reserving) for check in RESERVATION_CHECKS if subject.reservation),
+    ):
         name = check.__name__.replace("_", " ")
         try:
-            await check(subject)
+            await check(judged)
         except Wrong as wrong:
             verdicts[name] = f"{wrong}\nbecause: {' '.join((check.__doc__ or '').split())}"
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, TimeoutError) as failure:
@@ -59,6 +67,7 @@ async def run(arguments: argparse.Namespace) -> int:
             key=Key(arguments.key, secret),
             action=arguments.action,
             undo=arguments.undo,
+            status=arguments.status,
             reservation=arguments.reservation,
             body=arguments.body.encode(),
             refused=arguments.refused.encode() if arguments.refused else None,
@@ -84,6 +93,7 @@ def main() -> int:
     parser.add_argument("--secret-file", type=Path, help="a file with the secret, instead of CONTRACT_SECRET")
     parser.add_argument("--action", default="", help="the path of an action")
     parser.add_argument("--undo", default="", help="the path of its compensation")
+    parser.add_argument("--status", default="", help="where it is asked what became of the action")
     parser.add_argument(
         "--reservation", default="", help="what the paths of try, confirm, cancel and pending begin with"
     )
@@ -95,6 +105,8 @@ def main() -> int:
         parser.error("the secret is read from CONTRACT_SECRET, or from --secret-file")
     if bool(arguments.action) is not bool(arguments.undo) or not (arguments.action or arguments.reservation):
         parser.error("what is tested is --action with its --undo, --reservation, or all of them")
+    if arguments.status and not arguments.action:
+        parser.error("--status is asked what became of an --action")
     return asyncio.run(run(arguments))
 
 

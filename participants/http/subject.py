@@ -62,7 +62,8 @@ class Answer:
 class Subject:
     """The service that is tested: an action and its compensation, or reservations, and where effects can be counted.
 
-    *refused* is a body that an action (or a try) refuses. *reservation* is what the four paths begin with.
+    *refused* is a body that an action (or a try) refuses. *status* is where it is asked what became of an action, or
+    what is pending, and *reservation* what the four paths begin with.
     """
 
     session: aiohttp.ClientSession
@@ -70,6 +71,7 @@ class Subject:
     key: Key
     action: str = ""
     undo: str = ""
+    status: str = ""
     reservation: str = ""
     body: bytes
     refused: bytes | None = None
@@ -83,7 +85,7 @@ class Subject:
             case "compensation":
                 return self.undo
             case "status":
-                return f"{self.reservation}/pending"
+                return self.status
             case _:
                 return f"{self.reservation}/{direction}"
 

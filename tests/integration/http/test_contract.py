@@ -12,6 +12,7 @@ from participants.http import Key
 from participants.http.checks import CHECKS
 from participants.http.contract import judge
 from participants.http.reservation_checks import RESERVATION_CHECKS
+from participants.http.status_checks import STATUS_CHECKS
 from participants.http.subject import Subject
 from tests.integration.http import wrong_reservations
 from tests.integration.http.server import serving
@@ -22,7 +23,8 @@ KEY = Key("payments", b"k" * 32)
 
 async def judged(port, **options):
     """What the contract test finds."""
-    fields = {"action": "/charge", "undo": "/undo", "body": b'{"amount": 5}', "refused": b'{"refuse": true}'}
+    fields = {"action": "/charge", "undo": "/undo", "status": "/status"}
+    fields |= {"body": b'{"amount": 5}', "refused": b'{"refuse": true}'}
     async with aiohttp.ClientSession() as session:
         subject = Subject(
             session=session,
@@ -45,6 +47,7 @@ async def with_account(database):
 
 REFERENCE = {
     "undo": "/charge/undo",
+    "status": "",
     "reservation": "/reservation",
     "body": b'{"account": "ada", "amount": 5}',
     "refused": b'{"account": "ada", "amount": 5000000}',
@@ -68,6 +71,7 @@ async def test_the_reference_service_keeps_the_contract_and_its_books(database):
 async def test_a_service_in_memory_keeps_it_too():
     async with serving(service(KEY)) as port:
         verdicts = await judged(port)
+    assert len(verdicts) == len(CHECKS) + len(STATUS_CHECKS)
     assert not any(verdicts.values()), verdicts
 
 
@@ -82,7 +86,7 @@ async def test_a_service_that_breaks_a_rule_is_caught(flaw):
 async def judged_reservations(flaw=None):
     """What the contract test finds in a service that only reserves."""
     async with serving(wrong_reservations.service(KEY, flaw)) as port:
-        return await judged(port, action="", undo="", reservation="/r", body=b'{"item": "apple"}')
+        return await judged(port, action="", undo="", status="", reservation="/r", body=b'{"item": "apple"}')
 
 
 async def test_reservations_in_memory_keep_it_too():
@@ -97,13 +101,16 @@ async def test_a_reservation_that_breaks_a_rule_is_caught(flaw):
     assert any(wrong_reservations.FLAWS[flaw] in name for name in wrong), wrong
 
 
-def test_every_check_of_reservations_catches_something():
+@pytest.mark.parametrize(
+    ("checks", "flaws"), [((*CHECKS, *STATUS_CHECKS), FLAWS), (RESERVATION_CHECKS, wrong_reservations.FLAWS)]
+)
+def test_every_check_catches_something(checks, flaws):
     """Otherwise it would not be known that it can."""
-    names = {check.__name__.replace("_", " ") for check in RESERVATION_CHECKS}
-    assert all(any(part in name for part in wrong_reservations.FLAWS.values()) for name in names), names
+    names = {check.__name__.replace("_", " ") for check in checks}
+    assert all(any(part in name for part in flaws.values()) for name in names), names
 
 
-OF_ACTIONS = ("--action", "/charge", "--undo", "/undo")
+OF_ACTIONS = ("--action", "/charge", "--undo", "/undo", "--status", "/status")
 
 
 async def command(url, *paths):
@@ -134,6 +141,8 @@ async def test_the_command_tells_scripts_by_its_exit_code():
     assert "right  a reservation that is confirmed is one effect" in output
     code, output = await command("http://127.0.0.1:1", "--action", "/charge")
     assert (code, "--action with its --undo" in output) == (2, True)
+    code, output = await command("http://127.0.0.1:1", "--reservation", "/r", "--status", "/status")
+    assert (code, "of an --action" in output) == (2, True)
     code, output = await command("http://127.0.0.1:1")
     assert code == 2
     assert "not reached" in output

@@ -42,6 +42,13 @@ FLAWS = {
     "breaks at a body that is no JSON": "no json",
     "breaks where it should refuse": "refusal stays",
     "forgets that it refused": "refusal stays",
+    "says never of what was done": "told with its output",
+    "tells no output": "told with its output",
+    "does not remember who asked": "told with its output",
+    "says never and does it later": "told to be never",
+    "says never of what is under way": "meets its action",
+    "says done of what was refused": "not told to be done",
+    "tells everybody": "question that is forged",
 }
 """Each flaw, and a part of the name of the check that finds it."""
 
@@ -103,11 +110,14 @@ class InMemory:
             return await self.answer(send, 500 if self.flaw == "breaks at a body that is no JSON" else 422, {})
         if self.flaw == "answers 503 without a Retry-After" and self.lock.locked():
             return await self.answer(send, 503, {"reason": "another request is in the way"})
+        if self.flaw == "says never of what is under way" and delivery.direction == "status" and self.lock.locked():
+            return await self.answer(send, 200, {"status": "never"})
         if self.flaw in ("looks before it waits", "lets an action go on while it is undone"):
             status, value = await self.serve(delivery, body, refuses)
         else:
             async with self.lock:
-                await asyncio.sleep(0.001)  # So that others meet it here.
+                # So that others meet it here.
+                await asyncio.sleep(0.05 if self.flaw == "says never of what is under way" else 0.001)
                 status, value = await self.serve(delivery, body, refuses)
         return await self.answer(send, status, value)
 
@@ -122,8 +132,12 @@ class InMemory:
         acts, key, mark = direction == "action", (*origin, direction), (*origin, "state")
         if flaw in ("dedupes by attempt", "dedupes by term"):
             key = (*key, delivery.attempt if flaw == "dedupes by attempt" else delivery.term)
+        if direction == "status" and flaw == "does not remember who asked":
+            return self.tell(origin)
         if self.terms.outdated(origin, delivery.term) and flaw != "listens to whoever was replaced":
             return 409 if flaw == "refuses whoever was replaced with 409" else 412, {"reason": "replaced"}
+        if direction == "status":
+            return self.tell(origin)
         if flaw == "undoes only what its own term did":
             mark = (*mark, delivery.term)
         state, known = self.records.get(mark), self.records.get(key)
@@ -150,6 +164,18 @@ class InMemory:
             gid, step, direction, *_ = delivery.idempotency_key.split(":")
             return (gid, step), direction
         return (delivery.gid, "" if self.flaw == "dedupes by gid alone" else delivery.step), delivery.direction
+
+    def tell(self, origin):
+        """What became of an action; of one that is not here, that it never will be."""
+        known = self.records.get((*origin, "action"))
+        if known is None and self.flaw != "says never and does it later":
+            self.records[(*origin, "state")] = "undone"
+        if known is None or self.flaw == "says never of what was done":
+            return 200, {"status": "never"}
+        status, output = known[1]
+        if status != 200 and self.flaw != "says done of what was refused":
+            return 200, {"status": "never"}
+        return 200, {"status": "done"} if self.flaw == "tells no output" else {"status": "done", "output": output}
 
     def record(self, key, body, answer):
         if answer[0] == 200:
@@ -225,12 +251,15 @@ class Around:
 def service(key: Key, flaw=None):
     """The application, with *flaw* if one is given."""
     app = InMemory(flaw)
+    open_paths = ["/effects"]
     if flaw == "lets everybody in":
         return _Unverified(app)
+    if flaw == "tells everybody":
+        app, open_paths = _Unverified(app), ["/effects", "/status"]
     kind = {
         "does not sign the path": _NoPath,
         "does not look at the body's hash": _NoBody,
         "verifies the step's name decoded": _DecodedStep,
     }.get(flaw, Verifier)
     window_s = 10**9 if flaw == "does not look at the time" else 300
-    return Around(SignedRequests(app, kind([key], window_s=window_s), open_paths=["/effects"], now=time.time), flaw)
+    return Around(SignedRequests(app, kind([key], window_s=window_s), open_paths=open_paths, now=time.time), flaw)
