@@ -23,9 +23,9 @@ from coordinator.gids import RANDOM_BYTES, new_gid, valid_gid
 from coordinator.keys import check_key
 from coordinator.ports import Alerts, Clock
 from coordinator.protocol.saga import Phase, SagaState
-from coordinator.protocol.saga_shape import CONTROL
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.log import Loaded, SagaLog
+from coordinator.sagas.steps import REPLY, signal_name
 from coordinator.settings import Settings
 
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
@@ -59,7 +59,7 @@ class SagaHandle:
         if not self._pinned:  # Whoever has its definition looks at it.
             await self._sagas.send(self.gid, name, payload)
             return
-        awaited = {each.signal: each for each in self.saga.steps.values() if each.signal}
+        awaited = {each.signal: each for each in self.saga.steps.values() if each.signal == each.name}  # No replies.
         if name not in awaited:
             those = ", ".join(awaited) or "none"
             raise InvalidDefinition(f"saga {self.saga.label} waits for no signal {name!r} (it waits for: {those})")
@@ -158,10 +158,13 @@ class Sagas:
 
         Raises `Unheard` where the saga has ended, or never was, and `InvalidDefinition` for what is no signal of one.
         """
-        if name.startswith(CONTROL) or "\0" in name:  # Whoever can send a signal, or a reply, is no operator by that.
-            raise InvalidDefinition(
-                f"a signal's name has no NUL, and does not begin with {CONTROL!r}: {name!r}", gid=gid
-            )
+        await self._tell(gid, signal_name(name), payload)  # Whoever can send a signal is no operator by that.
+
+    async def reply(self, gid: str, step: str, payload: Any) -> None:
+        """Hand over the reply to the command of *step*: it can be nothing else. Raises as `send` does."""
+        await self._tell(gid, REPLY + signal_name(step), payload)
+
+    async def _tell(self, gid: str, name: str, payload: Any) -> None:
         text = to_json(payload)
         if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):
             raise InvalidDefinition(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)

@@ -21,9 +21,9 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from coordinator.errors import InvalidDefinition, KeyReused, Unheard
-from coordinator.sagas.steps import CONTEXT, StepContext, StepDefinition, StepFunction, await_signal, step
+from coordinator.sagas.steps import CONTEXT, REPLY, StepContext, StepDefinition, StepFunction, await_signal, step
 
-SAGA_HEADER, SIGNAL_HEADER = "saga-gid", "saga-signal"
+SAGA_HEADER, STEP_HEADER = "saga-gid", "saga-step"
 Headers = Iterable[tuple[str, bytes | None]]
 
 
@@ -58,7 +58,7 @@ def command(
     async def send(**arguments: Any) -> None:
         context: StepContext = arguments[CONTEXT]
         made: Command = await build(**(arguments if wants_context else _without_context(arguments)))
-        headers = {SAGA_HEADER: context.gid, SIGNAL_HEADER: name}
+        headers = {SAGA_HEADER: context.gid, STEP_HEADER: name}
         key = f"{context.gid}:{context.step}"
         try:
             async with context.coordinator.transaction("saga-command", recipe="outbox", key=key) as transaction:
@@ -68,7 +68,9 @@ def command(
 
     _takes_what(send, build)
     sent = step(send, name=f"{name}.sent", compensate=compensate, on_unknown="retry", after=after)
-    return sent, await_signal(name, within=within, of=of, after=f"{name}.sent")
+    answered = await_signal(name, within=within, of=of, after=f"{name}.sent")
+    answered.signal = REPLY + name
+    return sent, answered
 
 
 def _takes_what(send: StepFunction, build: StepFunction) -> None:
@@ -85,24 +87,25 @@ def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def return_address(headers: Headers) -> Mapping[str, bytes]:
     """The headers of a command that its reply has to carry. Empty where it is no saga's."""
-    return {name: value for name, value in headers if name in (SAGA_HEADER, SIGNAL_HEADER) and value is not None}
+    return {name: value for name, value in headers if name in (SAGA_HEADER, STEP_HEADER) and value is not None}
 
 
 async def deliver_reply(coordinator: Any, headers: Headers, value: bytes | None) -> bool:
     """Hand a reply to the saga that it is for: whether it is kept for it now. False: the saga has ended, or never was.
 
-    May be called twice for one reply. Raises `ValueError` for a record that will never be a reply: set it aside, and go
-    on. Whatever else is raised (`Unavailable` first of all) says nothing of the record: hand it over again.
+    It can answer the command of its step, and nothing else: no signal that somebody else is to send, and no operator's
+    word. May be called twice for one reply. Raises `ValueError` for a record that will never be a reply: set it aside,
+    and go on. Whatever else is raised (`Unavailable` first of all) says nothing of the record: hand it over again.
     """
     address = return_address(headers)
     if len(address) != 2:
-        raise ValueError(f"a reply carries the headers {SAGA_HEADER!r} and {SIGNAL_HEADER!r} of its command")
+        raise ValueError(f"a reply carries the headers {SAGA_HEADER!r} and {STEP_HEADER!r} of its command")
     if value is None:
         raise ValueError("a reply has a value: this is a tombstone")
-    gid, signal = address[SAGA_HEADER].decode(), address[SIGNAL_HEADER].decode()
+    gid, step_name = address[SAGA_HEADER].decode(), address[STEP_HEADER].decode()
     payload = from_json(value, allow_inf_nan=False)  # NaN and Infinity are no JSON, and no journal takes them.
     try:
-        await coordinator.sagas.send(gid, signal, payload)
+        await coordinator.sagas.reply(gid, step_name, payload)
     except Unheard:
         return False
     except InvalidDefinition as failure:

@@ -19,6 +19,8 @@ from coordinator.sagas.values import adapter, misfit, read, write
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = RESERVED
+REPLY = "reply:"
+"""What the signals begin with that replies to commands are; so nobody else's does, and a reply is no other signal."""
 
 
 class Status(StrEnum):
@@ -174,11 +176,22 @@ def await_signal(
     """
     if within is not None:
         checked.seconds(f"step {name!r} waits for its signal for", within, above=0.0)
-    if checked.step_name(name).startswith(CONTROL):
-        raise InvalidDefinition(f"a signal's name does not begin with {CONTROL!r}, as operators' words do: {name!r}")
-    made = StepDefinition(name=StepName(name), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name)
+    made = StepDefinition(
+        name=StepName(signal_name(name)), kind=Kind.SIGNAL, after=_names(after), wait_s=within, signal=name
+    )
     made.output = adapter(f"the signal {name!r}", Any if of is None else of)
     return made
+
+
+def signal_name(given: Any) -> str:
+    """The name of a signal that whoever knows its saga may send. Raises `InvalidDefinition` where it is none."""
+    name = checked.step_name(given)
+    if not name or name.startswith((CONTROL, REPLY)):
+        raise InvalidDefinition(
+            f"a signal's name does not begin with {CONTROL!r}, as operators' words do, or with {REPLY!r}, as replies "
+            f"do, and is not empty: {name!r}"
+        )
+    return name
 
 
 def _names(after: Iterable[str] | str | None) -> tuple[str, ...] | None:

@@ -99,7 +99,7 @@ async def test_a_command_is_published_once_and_its_reply_is_the_step_s_output(co
 
 
 async def test_without_a_reply_in_time_it_is_undone(coordinator, topics):
-    with pytest.raises(Compensated, match="no signal 'charge' within"):
+    with pytest.raises(Compensated, match="no signal 'reply:charge' within"):
         await coordinator.run(saga_on(topics[0], within=0.3), 21)
 
 
@@ -107,10 +107,12 @@ async def test_a_reply_of_another_type_parks_it_and_the_right_one_lets_it_go_on(
     """It is neither taken for an answer nor for none: an operator is told at once what is wrong with it."""
     saga = saga_on(topics[0])
     handle = await coordinator.start(saga, 21)
-    address = [("saga-gid", handle.gid.encode()), ("saga-signal", b"charge")]
+    address = [("saga-gid", handle.gid.encode()), ("saga-step", b"charge")]
     assert await deliver_reply(coordinator, address, b'{"recipe": "cake"}')
     async with asyncio.timeout(20):
-        with pytest.raises(Parked, match="charge: the signal 'charge' came as another type: receipt: Field required"):
+        with pytest.raises(
+            Parked, match="charge: the signal 'reply:charge' came as another type: receipt: Field required"
+        ):
             await handle.result()
     (alert,) = await coordinator.sagas.engine.alerts.open_alerts()
     assert (alert.gid, alert.kind) == (handle.gid, "parked-saga")
@@ -127,7 +129,7 @@ async def test_a_reply_of_another_type_parks_it_and_the_right_one_lets_it_go_on(
 
 async def test_a_saga_with_a_reply_of_another_type_can_be_undone(coordinator, topics):
     handle = await coordinator.start(saga_on(topics[0]), 21)
-    address = [("saga-gid", handle.gid.encode()), ("saga-signal", b"charge")]
+    address = [("saga-gid", handle.gid.encode()), ("saga-step", b"charge")]
     assert await deliver_reply(coordinator, address, b"[]")
     async with asyncio.timeout(20):
         with pytest.raises(Parked):
@@ -143,7 +145,7 @@ async def test_a_saga_with_a_reply_of_another_type_can_be_undone(coordinator, to
 async def test_a_record_that_no_journal_takes_is_told_from_one_that_came_too_late(coordinator, topics, value):
     """The saga still waits for its reply, and it comes."""
     handle = await coordinator.start(saga_on(topics[0]), 21)
-    address = [("saga-gid", handle.gid.encode()), ("saga-signal", b"charge")]
+    address = [("saga-gid", handle.gid.encode()), ("saga-step", b"charge")]
     with pytest.raises(ValueError, match=r"limit|expected value"):
         await deliver_reply(coordinator, address, value)
     assert await deliver_reply(coordinator, address, b'{"receipt": "paid 42"}')

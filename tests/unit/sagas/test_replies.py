@@ -1,26 +1,34 @@
-"""Replies that are handed to sagas: none of them steers one, and what is none is told from one that comes too late."""
+"""Replies that are handed to sagas: each answers its own command alone, and what is none is told from a late one."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from coordinator import Compensated, Coordinator, InvalidDefinition
 from coordinator.limits import SAGA_SIGNAL_BYTES_MAX
-from coordinator.sagas import Saga, await_signal, deliver_reply
+from coordinator.sagas import Command, Saga, await_signal, command, deliver_reply
 
-ORDER = Saga("order", await_signal("charge", within=60, of=int))
+
+async def charge_command() -> Command:
+    return Command(value=b"")
+
+
+_, CHARGED = command("charge", charge_command, topic="commands", participant="events", within=60, of=int)
+ORDER = Saga("order", replace(CHARGED, after=()))
+APPROVED = Saga("approved", await_signal("approval", of=bool))
 
 
 @pytest.fixture
 async def coordinator(request):
     """On a log in memory."""
-    async with Coordinator(journal=f"memory://{request.node.name}", sagas=[ORDER]) as running:
+    async with Coordinator(journal=f"memory://{request.node.name}", sagas=[ORDER, APPROVED]) as running:
         yield running
 
 
-def address(gid, signal="charge"):
+def address(gid, step="charge"):
     """The headers of a reply."""
-    return [("saga-gid", gid.encode()), ("saga-signal", signal.encode())]
+    return [("saga-gid", gid.encode()), ("saga-step", step.encode())]
 
 
 @pytest.mark.parametrize("word", ["!cancel", "!resume", "!skip", "!retry", "!other"])
@@ -35,14 +43,43 @@ async def test_a_reply_is_no_word_of_an_operator_s(coordinator, word):
     assert (await handle.result()).outputs["charge"] == 5
 
 
+async def test_a_reply_answers_its_command_and_no_other_signal(coordinator):
+    """Whoever may write to the topic of replies could approve a payout otherwise."""
+    handle = await coordinator.start(APPROVED)
+    await deliver_reply(coordinator, address(handle.gid, "approval"), b"true")
+    for name in ("approval", "charge"):
+        with pytest.raises(ValueError, match="'saga-step' of its command"):
+            await deliver_reply(coordinator, [("saga-gid", handle.gid.encode()), ("saga-signal", name.encode())], b"1")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await handle.result()
+    await handle.signal("approval", False)
+    assert (await handle.result()).outputs["approval"] is False
+
+
+async def test_no_signal_is_taken_for_a_reply(coordinator):
+    """Neither by the name of the step, nor by that of its reply."""
+    handle = await coordinator.start(ORDER)
+    for name in ("charge", "reply:charge"):
+        with pytest.raises(InvalidDefinition, match=f"waits for no signal '{name}' .it waits for: none"):
+            await handle.signal(name, 5)
+    with pytest.raises(InvalidDefinition, match="does not begin with"):
+        await coordinator.sagas.send(handle.gid, "reply:charge", 5)
+    with pytest.raises(InvalidDefinition, match="does not begin with"):
+        await_signal("reply:charge")
+    await coordinator.sagas.send(handle.gid, "charge", 5)
+    assert await deliver_reply(coordinator, address(handle.gid), b"6")
+    assert (await handle.result()).outputs["charge"] == 6
+
+
 GID = "unan:" + "0" * 26
 NO_REPLIES = {
     "no headers": ([], b"5"),
     "one header": (address(GID)[:1], b"5"),
-    "a header without a value": ([("saga-gid", None), ("saga-signal", b"charge")], b"5"),
-    "headers that are no text": ([("saga-gid", b"\xff"), ("saga-signal", b"charge")], b"5"),
+    "a header without a value": ([("saga-gid", None), ("saga-step", b"charge")], b"5"),
+    "headers that are no text": ([("saga-gid", b"\xff"), ("saga-step", b"charge")], b"5"),
     "no gid": (address("unan:none"), b"5"),
-    "a signal with a NUL": (address(GID, "char\0ge"), b"5"),
+    "a step with a NUL": (address(GID, "char\0ge"), b"5"),
     "a tombstone": (address(GID), None),
     "nothing": (address(GID), b""),
     "no JSON": (address(GID), b"{"),
