@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
@@ -26,9 +26,11 @@ from coordinator.protocol.saga import Phase, SagaState
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.log import Loaded, SagaLog
 from coordinator.sagas.steps import REPLY, signal_name
+from coordinator.sagas.values import adapter, write
 from coordinator.settings import Settings
 
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
+_ANYTHING = adapter("a signal", Any)
 _ENDED = (Phase.COMPLETED, Phase.COMPENSATED)
 
 
@@ -165,7 +167,10 @@ class Sagas:
         await self._tell(gid, REPLY + signal_name(step), payload)
 
     async def _tell(self, gid: str, name: str, payload: Any) -> None:
-        text = to_json(payload)
+        try:
+            text = write(_ANYTHING, payload)
+        except ValueError as wrong:
+            raise InvalidDefinition(f"a signal is JSON: {wrong}", gid=gid) from wrong
         if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):
             raise InvalidDefinition(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)
         if not await self.engine.log.send(valid_gid(gid), name, text.decode()):

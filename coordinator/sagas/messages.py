@@ -24,7 +24,8 @@ from coordinator.errors import InvalidDefinition, KeyReused, Unheard
 from coordinator.sagas.steps import CONTEXT, REPLY, StepContext, StepDefinition, StepFunction, await_signal, step
 
 SAGA_HEADER, STEP_HEADER = "saga-gid", "saga-step"
-Headers = Iterable[tuple[str, bytes | None]]
+Headers = Iterable[tuple[str, bytes | str | None]]
+"""As any client has them: some give a value as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,8 @@ def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def return_address(headers: Headers) -> Mapping[str, bytes]:
     """The headers of a command that its reply has to carry. Empty where it is no saga's."""
-    return {name: value for name, value in headers if name in (SAGA_HEADER, STEP_HEADER) and value is not None}
+    found = {name: value for name, value in headers if name in (SAGA_HEADER, STEP_HEADER) and value is not None}
+    return {name: value.encode() if isinstance(value, str) else value for name, value in found.items()}
 
 
 async def deliver_reply(coordinator: Any, headers: Headers, value: bytes | None) -> bool:
@@ -103,7 +105,7 @@ async def deliver_reply(coordinator: Any, headers: Headers, value: bytes | None)
     if value is None:
         raise ValueError("a reply has a value: this is a tombstone")
     gid, step_name = address[SAGA_HEADER].decode(), address[STEP_HEADER].decode()
-    payload = from_json(value, allow_inf_nan=False)  # NaN and Infinity are no JSON, and no journal takes them.
+    payload = from_json(value, allow_inf_nan=False)  # NaN is no JSON, and no journal takes it.
     try:
         await coordinator.sagas.reply(gid, step_name, payload)
     except Unheard:

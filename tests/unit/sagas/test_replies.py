@@ -85,6 +85,10 @@ NO_REPLIES = {
     "no JSON": (address(GID), b"{"),
     "no number": (address(GID), b"NaN"),
     "an endless number": (address(GID), b'{"amount": -Infinity}'),
+    "a number that is too large": (address(GID), b"1e999"),
+    "a number that is too large, further down": (address(GID), b'{"amount": [-1e400]}'),
+    "a step of too many bytes": (address(GID, "s" * 501), b"5"),
+    "a step without a name": (address(GID, ""), b"5"),
     "more digits than are read": (address(GID), b"1" * 5_000),
     "half of a pair": (address(GID), b'"\\ud800"'),
     "too deep": (address(GID), b"[" * 1_000 + b"]" * 1_000),
@@ -97,6 +101,20 @@ async def test_a_record_that_is_no_reply_raises_what_the_consumer_sets_it_aside_
     """Records of others stand in a topic too, and the next one is to be handed over all the same."""
     with pytest.raises(ValueError, match=r"."):
         await deliver_reply(coordinator, headers, value)
+
+
+@pytest.mark.parametrize("payload", [float("inf"), {"amount": float("nan")}, object()], ids=repr)
+async def test_a_signal_that_no_journal_takes_is_refused_before_it_is_sent(coordinator, payload):
+    """A handle that has not the definition asks nobody else."""
+    with pytest.raises(InvalidDefinition, match="a signal is JSON"):
+        await coordinator.sagas.send(GID, "charge", payload)
+
+
+async def test_headers_may_be_text(coordinator):
+    """As some clients read them."""
+    handle = await coordinator.start(ORDER)
+    assert await deliver_reply(coordinator, [("saga-gid", handle.gid), ("saga-step", "charge")], b"5")
+    assert (await handle.result()).outputs["charge"] == 5
 
 
 async def test_a_reply_for_which_nobody_waits_any_more_is_no_error(coordinator):
