@@ -107,16 +107,19 @@ class TransactionBlock:
         key: bytes | str | None = None,
         headers: Headers = (),
         partition: int | None = None,
+        message_id: str | None = None,
     ) -> str:
         """Publish a message as part of this transaction; returns its id, which travels in the header `message-id`.
 
         *value*: bytes as they are, str as UTF-8, a pydantic model as JSON, None as a tombstone. The partition is the
-        key's (murmur2, as every Kafka client has it) unless *partition* is given. Raises `Refused` for a message that
-        the broker can never take; a broker that is down or slow is the failure policy's business.
+        key's (murmur2, as every Kafka client has it) unless *partition* is given. *message_id* is its id where several
+        transactions may publish what is one message; a consumer's inbox then takes it once. Raises `Refused` for a
+        message that the broker can never take; a broker that is down or slow is the failure policy's business.
         """
         work = self._open()
+        check_key(message_id)
         message = Message(
-            id=f"{work.gid}:{self._messages}",
+            id=message_id or f"{work.gid}:{self._messages}",
             participant=BranchName(participant),
             topic=topic,
             value=_bytes(value),

@@ -7,8 +7,8 @@
         step(ship),
     )
 
-The command goes through the outbox, once for each saga and step, whatever crashes; so it is delivered at least once,
-and its consumer handles it with an inbox. Whoever answers copies the headers that `return_address` finds into the
+The command goes through the outbox, and has one id for each saga and step, whatever crashes. It is delivered at least
+once, so its consumer handles it with an inbox. Whoever answers copies the headers that `return_address` finds into the
 reply; whoever consumes replies hands them to `deliver_reply`. A reply that comes twice, or too late, changes nothing.
 """
 
@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
+from urllib.parse import quote
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -60,10 +61,12 @@ def command(
         context: StepContext = arguments[CONTEXT]
         made: Command = await build(**(arguments if wants_context else _without_context(arguments)))
         headers = {SAGA_HEADER: context.gid, STEP_HEADER: name}
-        key = f"{context.gid}:{context.step}"
+        # The journal forgets the key before a saga ends that waits for long. A consumer knows the message by its id.
+        key = f"{context.gid}:{quote(name, safe='')}"
+        message = {"topic": topic, "value": made.value, "key": made.key, "headers": headers, "message_id": key}
         try:
             async with context.coordinator.transaction("saga-command", recipe="outbox", key=key) as transaction:
-                await transaction.publish(participant, topic=topic, value=made.value, key=made.key, headers=headers)
+                await transaction.publish(participant, **message)
         except KeyReused:
             return  # It was published before, by an attempt whose end nobody saw.
 
