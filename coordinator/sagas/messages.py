@@ -8,13 +8,15 @@
     )
 
 The command goes through the outbox, and has one id for each saga and step, whatever crashes. It is delivered at least
-once, so its consumer handles it with an inbox. Whoever answers copies the headers that `return_address` finds into the
-reply; whoever consumes replies hands them to `deliver_reply`. A reply that comes twice, or too late, changes nothing.
+once, so its consumer handles it with an inbox; or with a barrier (`Call.command`), where something undoes it. Whoever
+answers copies the headers that `return_address` finds into the reply; whoever consumes replies hands them to
+`deliver_reply`. A reply that comes twice, or too late, changes nothing.
 """
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any, get_type_hints
 from urllib.parse import quote
 
@@ -22,9 +24,20 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from coordinator.errors import InvalidDefinition, KeyReused, Unheard
-from coordinator.sagas.steps import CONTEXT, REPLY, StepContext, StepDefinition, StepFunction, await_signal, step
+from coordinator.gids import valid_gid
+from coordinator.sagas.steps import (
+    CONTEXT,
+    REPLY,
+    StepContext,
+    StepDefinition,
+    StepFunction,
+    await_signal,
+    signal_name,
+    step,
+    title,
+)
 
-SAGA_HEADER, STEP_HEADER = "saga-gid", "saga-step"
+SAGA_HEADER, STEP_HEADER, DIRECTION_HEADER = "saga-gid", "saga-step", "saga-direction"
 Headers = Iterable[tuple[str, bytes | str | None]]
 """As any client has them: some give a value as text."""
 
@@ -51,18 +64,34 @@ def command(
     """Two steps: `NAME.sent` publishes what *build* returns (a `Command`), and *name* is done when the reply comes.
 
     *build* is an async function with the arguments of any step. Without a reply *within* seconds the step is refused,
-    and the saga undone; *compensate* undoes the command then (by another one, say), and must bear that it was never
-    carried out. *of* is the type of the reply, which is the step's output.
+    and the saga undone; *compensate* undoes the command then, and must bear that it was never carried out. Where it
+    returns a `Command`, that is published to *topic* as well: for the same step, and with the other direction in its
+    headers, so that a consumer with a barrier answers either order. *of* is the type of the reply, which is the step's
+    output.
     """
+    publishing = partial(_publishing, name=name, topic=topic, participant=participant)
+    undo = None if compensate is None else publishing(compensate)
+    sent = step(publishing(build), name=f"{name}.sent", compensate=undo, on_unknown="retry", after=after)
+    answered = await_signal(name, within=within, of=of, after=f"{name}.sent")
+    answered.signal = REPLY + name
+    return sent, answered
 
-    wants_context = CONTEXT in inspect.signature(build).parameters
 
-    async def send(**arguments: Any) -> None:
+def _publishing(function: StepFunction, *, name: str, topic: str, participant: str) -> StepFunction:
+    """*function*, and what it returns is published: an action's command always, a compensation's where it is one."""
+    if not inspect.iscoroutinefunction(function):
+        raise InvalidDefinition(f"command {name!r} is built, and undone, by an async function, not by {function!r}")
+    wants_context = CONTEXT in inspect.signature(function).parameters
+
+    @wraps(function)
+    async def publish(**arguments: Any) -> None:
         context: StepContext = arguments[CONTEXT]
-        made: Command = await build(**(arguments if wants_context else _without_context(arguments)))
-        headers = {SAGA_HEADER: context.gid, STEP_HEADER: name}
+        made = await function(**(arguments if wants_context else _without_context(arguments)))
+        if context.direction == "compensation" and not isinstance(made, Command):
+            return
+        headers = {SAGA_HEADER: context.gid, STEP_HEADER: name, DIRECTION_HEADER: context.direction}
         # The journal forgets the key before a saga ends that waits for long. A consumer knows the message by its id.
-        key = f"{context.gid}:{quote(name, safe='')}"
+        key = f"{context.gid}:{quote(name, safe='')}/{context.direction}"
         message = {"topic": topic, "value": made.value, "key": made.key, "headers": headers, "message_id": key}
         try:
             async with context.coordinator.transaction("saga-command", recipe="outbox", key=key) as transaction:
@@ -70,19 +99,17 @@ def command(
         except KeyReused:
             return  # It was published before, by an attempt whose end nobody saw.
 
-    _takes_what(send, build)
-    sent = step(send, name=f"{name}.sent", compensate=compensate, on_unknown="retry", after=after)
-    answered = await_signal(name, within=within, of=of, after=f"{name}.sent")
-    answered.signal = REPLY + name
-    return sent, answered
+    _takes_what(publish, function)
+    return publish
 
 
-def _takes_what(send: StepFunction, build: StepFunction) -> None:
-    """*send* takes the arguments of *build*, and the context besides: a saga binds them by what a function says."""
-    taken = inspect.signature(build).parameters
+def _takes_what(publish: StepFunction, function: StepFunction) -> None:
+    """*publish* takes the arguments of *function*, and the context: a saga binds them by what a function says."""
+    taken = inspect.signature(function).parameters
     context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY)
-    send.__signature__ = inspect.Signature([*taken.values(), *([] if CONTEXT in taken else [context])])  # type: ignore[attr-defined]
-    send.__annotations__ = {**get_type_hints(build), "return": type(None)}
+    publish.__name__ = title(function)
+    publish.__signature__ = inspect.Signature([*taken.values(), *([] if CONTEXT in taken else [context])])  # type: ignore[attr-defined]
+    publish.__annotations__ = {**get_type_hints(getattr(function, "func", function)), "return": type(None)}
 
 
 def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +118,28 @@ def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def return_address(headers: Headers) -> Mapping[str, bytes]:
     """The headers of a command that its reply has to carry. Empty where it is no saga's."""
-    found = {name: value for name, value in headers if name in (SAGA_HEADER, STEP_HEADER) and value is not None}
+    return _found(headers, SAGA_HEADER, STEP_HEADER)
+
+
+def command_of(headers: Headers) -> tuple[str, str, str]:
+    """The saga's gid, the step and the direction ("action", or "compensation" for what undoes it) of a command.
+
+    Raises `ValueError` for a record that is none.
+    """
+    found = _found(headers, SAGA_HEADER, STEP_HEADER, DIRECTION_HEADER)
+    if len(found) != 3:
+        raise ValueError(f"a saga's command has the headers {SAGA_HEADER!r}, {STEP_HEADER!r} and {DIRECTION_HEADER!r}")
+    direction = found[DIRECTION_HEADER].decode()
+    if direction not in ("action", "compensation"):
+        raise ValueError(f"a saga's command is an action or a compensation, not {direction!r}")
+    try:
+        return valid_gid(found[SAGA_HEADER].decode()), signal_name(found[STEP_HEADER].decode()), direction
+    except InvalidDefinition as failure:
+        raise ValueError(f"it is no saga's command: {failure}") from failure
+
+
+def _found(headers: Headers, *names: str) -> dict[str, bytes]:
+    found = {name: value for name, value in headers if name in names and value is not None}
     return {name: value.encode() if isinstance(value, str) else value for name, value in found.items()}
 
 

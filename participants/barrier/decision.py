@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from coordinator import limits
 from coordinator.errors import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced
+from coordinator.sagas.messages import Headers, command_of
 
 
 class Direction(StrEnum):
@@ -92,6 +93,15 @@ class Call:
     def message(cls, identifier: str, payload: bytes | None = b"") -> "Call":
         """The delivery of a message, whose id is all its key."""
         return cls(identifier, "", Direction.MESSAGE, payload or b"")
+
+    @classmethod
+    def command(cls, headers: Headers) -> "Call":
+        """The delivery of a saga's command, or of what undoes it. Raises `ValueError` for a record that is neither.
+
+        What it says is not compared: a saga may have built it again, and it is the same command.
+        """
+        gid, step, direction = command_of(headers)
+        return cls(gid, step, Direction(direction))
 
     @property
     def fingerprint(self) -> bytes:
