@@ -6,9 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any, Protocol
 
-from coordinator.errors import InvalidDefinition
-
-_PARAMETER = re.compile(r"\$(\d+)")
+from coordinator.errors import InvalidDefinition, Refused
 
 
 class Driver(Protocol):
@@ -90,12 +88,25 @@ class Psycopg:
     """psycopg 3's `AsyncConnection`."""
 
     async def in_transaction(self, connection: Any) -> bool:
-        """Whether one is open, or the next statement opens one."""
-        return self.is_open(connection) or not connection.autocommit
+        """Whether one is open, or the next statement opens one.
+
+        Raises `Refused` while a statement of another task is under way, since nobody knows then. (Whether a transaction
+        has failed, or the connection is closed, the next statement says by itself.)
+        """
+        self._expect_its_own(connection)
+        if not connection.autocommit:
+            return True
+        if connection.info.pipeline_status:  # What was sent, and not answered yet, may open or end one.
+            async with connection.pipeline() as pipeline:
+                await pipeline.sync()
+        status = connection.info.transaction_status.name
+        if status == "ACTIVE":
+            raise Refused("another task has a statement under way on this connection: give each task its own")
+        return bool(status != "IDLE")
 
     def is_open(self, connection: Any) -> bool:
         """Whether a statement, or a block, has begun one."""
-        _expect("Psycopg", "an AsyncConnection of psycopg", connection, "autocommit")
+        self._expect_its_own(connection)
         return bool(connection.info.transaction_status.name != "IDLE")
 
     def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
@@ -104,19 +115,22 @@ class Psycopg:
         return block
 
     async def rows(self, connection: Any, statement: str, *arguments: Any) -> Sequence[Any]:
-        """With its own names for the parameters, in rows that are tuples whatever the connection makes."""
+        """As they are, and as tuples: by a cursor of our own, whatever the connection makes."""
+        from psycopg import AsyncRawCursor
         from psycopg.rows import tuple_row
 
-        named = {f"p{number}": argument for number, argument in enumerate(arguments, 1)}
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(_PARAMETER.sub(r"%(p\1)s", statement), named)
+        async with AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
+            await cursor.execute(statement, arguments)
             rows: Sequence[Any] = await cursor.fetchall()
         return rows
 
+    def _expect_its_own(self, connection: Any) -> None:
+        _expect("Psycopg", "an AsyncConnection of psycopg", connection, "autocommit", "__aenter__")
 
-def _expect(driver: str, wanted: str, connection: Any, attribute: str) -> None:
+
+def _expect(driver: str, wanted: str, connection: Any, *attributes: str) -> None:
     """Refuse a pool, and a connection of another driver: by its attributes, since what is not used is not imported."""
-    if not hasattr(connection, attribute):
+    if not all(hasattr(connection, each) for each in attributes):
         given = f"{type(connection).__module__}.{type(connection).__qualname__}"
         raise InvalidDefinition(f"`connection` is a {given}, and the driver {driver}() takes {wanted}")
 
@@ -125,4 +139,4 @@ def _expect(driver: str, wanted: str, connection: Any, attribute: str) -> None:
 def _text(statement: str) -> Any:
     from sqlalchemy import text
 
-    return text(_PARAMETER.sub(r":p\1", statement))
+    return text(re.sub(r"\$(\d+)", r":p\1", statement))
