@@ -17,7 +17,8 @@ from participants.barrier.decision import STANDING, Call, Standing, State, Verdi
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 Command = Sequence[str | bytes | int | float]
-"""A command's name, its key, and its other words."""
+"""A command's name, its key, and its other words; 7,000 of them at most."""
+_WORDS_MAX = 7_000  # What the stack of a script has room for is a little less than 8,000.
 
 
 class RedisBarrier:
@@ -78,6 +79,11 @@ class RedisBarrier:
         made = made_at(call.gid)
         arguments += [made.timestamp() + self.retention_s - limits.CLOCKS_APART_S if made else b""]
         for command in effect:
+            if isinstance(command, str | bytes) or not 2 <= len(command) <= _WORDS_MAX:
+                raise InvalidDefinition(
+                    "a command of the effect is a sequence of its name, its key, and its other words, "
+                    f"{_WORDS_MAX} at most: {command!r:.200}"
+                )
             arguments += [len(command), *command]
         keys = [f"barrier:{json.dumps(key_of(self.scope, call))}", *(command[1] for command in effect)]
         from redis.exceptions import ResponseError

@@ -124,6 +124,15 @@ async def test_an_effect_is_carried_out_with_its_record_or_not_at_all(client):
     assert int(await client.get("balance")) == 70
 
 
+@pytest.mark.parametrize("command", [("PING",), "DECRBY balance 30", ("RPUSH", "list", *range(7_000))], ids=len)
+async def test_what_the_script_cannot_carry_out_is_refused_before(client, command):
+    barrier, call = RedisBarrier("s", client), Call("g", "pay", Direction.ACTION)
+    with pytest.raises(InvalidDefinition, match="its name, its key"):
+        await barrier.enter(call, command)
+    assert not await client.exists(KEY)
+    assert (await barrier.enter(call, ("RPUSH", "list", *range(6_998)))).answers == (6_998,)
+
+
 async def test_a_step_is_forgotten_after_its_retention_but_not_while_its_marker_is_open(client):
     """A marker is what an undo depends on."""
     barrier, call = RedisBarrier("s", client, retention_s=0.05), Call("g", "pay", Direction.ACTION)
