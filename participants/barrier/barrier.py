@@ -38,6 +38,8 @@ SQL = queries(Path(__file__).with_name("queries.sql"))
 RETENTION_S = 7 * 24 * 3600.0
 """How long a step is remembered, unless it is said otherwise: longer than the longest saga, or its undo is in doubt."""
 _PURGE_BATCH = 1000
+_OLD_SHARE = 0.1
+"""Of the retention: a delivery of a step that is younger need not be remembered."""
 _LOOKS_MAX = 5
 
 
@@ -57,8 +59,9 @@ class Barrier:
     """The deliveries that one *scope* (a service, a consumer, a tenant's endpoint) has let pass.
 
     *driver* is that of the connections: `Asyncpg()`, `SqlAlchemy()` or `Psycopg()`. *retention_s* is how long a step is
-    remembered after its last delivery, the same in every process of the scope. What is not here was never here only
-    where its transaction is younger than that (by the time in an id of ours; any other id is taken for young).
+    remembered after its first delivery (and nine tenths of that after its last), the same in every process of the
+    scope. What is not here was never here only where its transaction is younger than that (by the time in an id of
+    ours; any other id is taken for young).
     """
 
     def __init__(self, scope: str, driver: Driver | None = None, *, retention_s: float = RETENTION_S) -> None:
@@ -144,7 +147,8 @@ class Barrier:
         told = standing(call, records)
         if call.direction in placed:
             await self._refuse_forgotten(connection, call, placed)
-        await self._raise_term(connection, call, placed, records)
+        if not await self._remember(connection, call, placed, records):
+            raise Conflict(f"a question about the {call} met other deliveries of its step")
         return told, records[call.direction].result
 
     async def purge(self, connection: Any, older_than_s: float | None = None) -> int:
@@ -174,8 +178,8 @@ class Barrier:
             decision = decide(call, placed, records)
             if call.direction.undoes and call.direction.origin in placed:
                 await self._refuse_forgotten(connection, call, placed)
-            if await self._move_origin(connection, call, decision):
-                await self._raise_term(connection, call, placed, records)
+            remembered = await self._remember(connection, call, placed, records)
+            if remembered and await self._move_origin(connection, call, decision):
                 return _passage(call, decision.verdict, records)
         raise Conflict(f"the {call} met other deliveries of its step again and again")
 
@@ -218,9 +222,19 @@ class Barrier:
         if rows:
             raise forgotten(call, rows[0][0], self.retention_s)
 
-    async def _raise_term(self, connection: Any, call: Call, placed: Set[Direction], records: Any) -> None:
-        if call.direction not in placed and call.term > records[call.direction].term:
-            await self._rows(connection, "raise_term", call, call.direction.value, call.term)
+    async def _remember(self, connection: Any, call: Call, placed: Set[Direction], records: Any) -> bool:
+        """Remember what *call* met from now on, where it was old; False where it has changed meanwhile.
+
+        The origin of an undo or a confirmation as well: a purge could forget it while the other one stands, and what
+        comes late would then have its effect.
+        """
+        for direction in {call.direction: None, call.direction.origin: None}:
+            known = records[direction]
+            old = known.age_s > self.retention_s * _OLD_SHARE
+            changes = direction not in placed and (old or (direction is call.direction and call.term > known.term))
+            if changes and not await self._rows(connection, "refresh", call, direction.value, call.term):
+                return False
+        return True
 
     async def _end(self, connection: Any, call: Call, state: State, result: bytes | None, refused: bool) -> bool:
         ended = State.REFUSED if refused else State.DONE

@@ -7,7 +7,7 @@ How the step ended stands in the origin too, because a confirmation and a cancel
 
 import hashlib
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from coordinator import limits
@@ -132,6 +132,8 @@ class Record:
     term: int
     fingerprint: bytes | None = None
     result: bytes | None = None
+    age_s: float = field(default=0.0, compare=False)
+    """For how long nothing was recorded here. Nothing is decided by it."""
 
 
 @dataclass(frozen=True, slots=True)

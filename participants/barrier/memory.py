@@ -69,7 +69,7 @@ class Memory:
                 if before != State.INTENDED and (*step, direction) not in connection.written:
                     return []
                 return await self._update(connection, (*step, direction), before, state=State(after), result=result)
-            case "raise_term":
+            case "refresh":
                 direction, term = more
                 return await self._update(connection, (*step, direction), None, term=term)
             case _:

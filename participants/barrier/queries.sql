@@ -6,9 +6,10 @@ WITH placed AS (
     ON CONFLICT DO NOTHING
     RETURNING direction, state, term, fingerprint, result
 )
-SELECT true AS placed, direction, state, term, fingerprint, result FROM placed
+SELECT true AS placed, direction, state, term, fingerprint, result, CAST(0 AS float8) AS age_s FROM placed
 UNION ALL
-SELECT false, direction, state, term, fingerprint, result FROM unanimity.barrier
+SELECT false, direction, state, term, fingerprint, result, CAST(extract(epoch FROM now() - recorded_at) AS float8)
+FROM unanimity.barrier
 WHERE scope = $1 AND gid = $2 AND step = $3;
 
 -- place_undo --
@@ -19,9 +20,10 @@ WITH placed AS (
     ON CONFLICT DO NOTHING
     RETURNING direction, state, term, fingerprint, result
 )
-SELECT true AS placed, direction, state, term, fingerprint, result FROM placed
+SELECT true AS placed, direction, state, term, fingerprint, result, CAST(0 AS float8) AS age_s FROM placed
 UNION ALL
-SELECT false, direction, state, term, fingerprint, result FROM unanimity.barrier
+SELECT false, direction, state, term, fingerprint, result, CAST(extract(epoch FROM now() - recorded_at) AS float8)
+FROM unanimity.barrier
 WHERE scope = $1 AND gid = $2 AND step = $3;
 
 -- unplace --
@@ -34,7 +36,9 @@ RETURNING seconds;
 
 -- look --
 -- All that is known of a step.
-SELECT false AS placed, direction, state, term, fingerprint, result FROM unanimity.barrier
+SELECT false AS placed, direction, state, term, fingerprint, result,
+CAST(extract(epoch FROM now() - recorded_at) AS float8) AS age_s
+FROM unanimity.barrier
 WHERE scope = $1 AND gid = $2 AND step = $3;
 
 -- move --
@@ -43,10 +47,11 @@ UPDATE unanimity.barrier SET state = $6, recorded_at = now()
 WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND state = $5
 RETURNING direction;
 
--- raise_term --
--- Whoever has a lower term than this is refused from now on.
-UPDATE unanimity.barrier SET term = $5
-WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND term < $5
+-- refresh --
+-- Remember a step from now on, and who has a lower term than this is refused from now on. Nothing comes back where the
+-- record was forgotten meanwhile, or a higher term was here. (What is recorded at now() itself is this transaction's own.)
+UPDATE unanimity.barrier SET term = $5, recorded_at = greatest(recorded_at, now() - interval '1 microsecond')
+WHERE scope = $1 AND gid = $2 AND step = $3 AND direction = $4 AND term <= $5
 RETURNING term;
 
 -- keep --
@@ -58,7 +63,8 @@ AND (state = 'intended' OR recorded_at = now())
 RETURNING direction;
 
 -- purge --
--- Forget steps of which nothing is young and nothing is open, a batch at a time and each as a whole.
+-- Forget steps of which nothing is young and nothing is open, a batch at a time and each as a whole. A record that this
+-- had to wait for may be young by then: a condition on the record itself is looked at again, and that of a join is not.
 WITH found AS (
     SELECT scope, gid, step FROM unanimity.barrier AS b
     WHERE scope = $1 AND recorded_at < now() - make_interval(secs => $2) AND NOT EXISTS (
@@ -70,4 +76,5 @@ WITH found AS (
 ), old AS (SELECT DISTINCT scope, gid, step FROM found)
 DELETE FROM unanimity.barrier AS b USING old
 WHERE b.scope = old.scope AND b.gid = old.gid AND b.step = old.step
+AND b.recorded_at < now() - make_interval(secs => $2)
 RETURNING b.gid;
