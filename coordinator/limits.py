@@ -30,6 +30,10 @@ PRESUME_ABORT_AFTER_S = BRANCH_BUDGET_MAX_S
 PRESUME_ABORT_LOOKS_APART_S = 10.0
 JOURNAL_RETENTION_S = 24 * 3600.0
 PURGE_PERIOD_S = 600.0
+# What a sweep asks of a participant has its own bounds as a rule; this one is for those that have none. What is decided
+# is called for so many branches at a time, since each may hang.
+SWEEP_CALL_S = 30.0
+SWEEP_TOGETHER_MAX = 4
 # After a failover, commits that were finished this recently are looked for: no standby that is promoted lags further.
 FAILOVER_LOOK_BACK_S = 900.0
 # How far apart the clocks of processes and the journal may be, where an id's age is compared with the journal's.
@@ -132,6 +136,7 @@ assert LEASE_RENEWAL_S / LEASE_S + LAG_SHARE + BEAT_SHARE < LEASE_BELIEVED_SHARE
     "a standstill too short to be noticed ends while the lease is still believed"
 )
 assert LEASE_RENEWAL_S * 3 < LEASE_S, "two renewals may fail before a lease is lost"
+assert PARTICIPANT_CALL_S < SWEEP_CALL_S, "a participant says what is wrong before it is cut off"
 assert BRANCH_BUDGET_S <= BRANCH_BUDGET_MAX_S <= PRESUME_ABORT_AFTER_S, (
     "nobody presumes abort while an owner may decide"
 )

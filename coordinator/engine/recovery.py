@@ -8,9 +8,12 @@ Three things can be left behind by a process that died, and each is found where 
 * open transactions on a dead owner's ids: by the ids' rows. They are aborted once no record names them.
 
 The order matters: an owner's term is bumped before its records are read, and those are read before its ids are touched.
+The first asks the journal alone, and the others are each participant's own: one that hangs, or that raises whatever it
+likes, keeps neither the transactions nor the sagas of a dead process from going on, nor other participants from a look.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.alerts import AlertKind
@@ -29,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Recovery:
-    """One look at what is left, to be repeated for ever."""
+    """Looks at what is left, to be repeated for ever."""
 
     participants: Participants
     journal: Journal
@@ -39,11 +42,21 @@ class Recovery:
     sweep: Sweep
     failover: Failover
     recovered: int = 0
+    _dead: Sequence[str] = ()
 
     async def once(self) -> None:
-        """Take over from dead owners, drive their transactions, settle their ids, and look at the participants."""
-        dead = await self.ownership.owners.take_over(self.ownership.lease)
+        """All of it, one after the other and to its end. (In a service, each participant has a loop of its own.)"""
+        await self.take_over()
+        await self.failover.once()
+        for name in self.participants:
+            await self.look_at(name)
+
+    async def take_over(self) -> None:
+        """Take over from dead owners, and drive their transactions. No participant is waited for."""
+        owners = self.ownership.owners
+        dead = await owners.take_over(self.ownership.lease)
         adopted = await self.journal.adopt({*self.driver.runs, *self.driver.finisher.pending})
+        self._dead = dead  # Now that their records are read.
         for found in adopted:
             if not found.set_aside:
                 self._drive(found)
@@ -52,9 +65,15 @@ class Recovery:
                 detail = f"adopted {found.record.adoptions} times, last from {found.owner}, and never finished"
                 await self.sweep.alerts.raise_alert(found.record.gid, AlertKind.POISON, detail)
         for owner in dead:
-            await self._settle_ids(owner)
-        await self.failover.once()
-        await self.sweep.once(busy=self.driver.driving.keys())
+            await owners.buried(owner)
+
+    async def look_at(self, name: BranchName) -> None:
+        """Settle the ids of dead owners at one participant, and finish what stands prepared there."""
+        participant = self.participants[name].participant
+        if isinstance(participant, OwnsIds):
+            for owner in self._dead:
+                await self._settle_ids(owner, name, participant)
+        await self.sweep.look_at(name)
 
     def _drive(self, found: Adopted) -> None:
         record = found.record
@@ -65,21 +84,12 @@ class Recovery:
         self.recovered += 1
         self.driver.start(run)
 
-    async def _settle_ids(self, owner: str) -> None:
+    async def _settle_ids(self, owner: str, name: BranchName, participant: OwnsIds) -> None:
         """Abort what is open on a dead owner's ids. Those that an unfinished record names are not listed yet."""
-        left = False
         for cluster, transactional_id in await self.ids.of(owner):
-            registered = self.participants.get(BranchName(cluster))
-            if registered is None:
-                left = True
-                continue
-            participant = registered.participant
-            assert isinstance(participant, OwnsIds), f"{cluster} has ids, but cannot settle them"
-            try:
-                await participant.settle_id(transactional_id)
-                await self.ids.release(cluster, transactional_id)
-            except (Refused, Unavailable, *UNKNOWN) as failure:
-                logger.warning("id %s of dead owner %s is not settled yet: %r", transactional_id, owner, failure)
-                left = True
-        if not left:
-            await self.ownership.owners.buried(owner)
+            if cluster == name:
+                try:
+                    await participant.settle_id(transactional_id)
+                    await self.ids.release(cluster, transactional_id)
+                except (Refused, Unavailable, *UNKNOWN) as failure:
+                    logger.warning("id %s of dead owner %s is not settled yet: %r", transactional_id, owner, failure)

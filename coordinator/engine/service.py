@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from coordinator import limits
 from coordinator.engine.admission import Admission
@@ -60,7 +61,9 @@ class TransactionEngine:
         self._loops = [
             self._loop("lease", self.ownership.renew, self.pace.renewal_s),
             self._loop("watchdog", self._beat, self.pace.beat_s),
-            self._loop("recovery", self._recover, self.pace.recovery_s),
+            self._recovering("recovery", self.recovery.take_over),
+            self._recovering("failover", self.recovery.failover.once),
+            *(self._recovering(f"look at {name}", partial(self.recovery.look_at, name)) for name in self.participants),
             self._loop("purge", self._purge, limits.PURGE_PERIOD_S),
         ]
         await self._beat()
@@ -170,11 +173,6 @@ class TransactionEngine:
     async def _beat(self) -> None:
         await self.ownership.beat(self.pace.beat_s)
 
-    async def _recover(self) -> None:
-        """Finish what others left, unless this process cannot know whether it is one of those itself."""
-        if self.ownership.holds:
-            await self.recovery.once()
-
     async def _purge(self) -> None:
         """Forget what nobody asks for any more: in the journal, and the markers of branches at their participants."""
         purges = [self.journal.purge]
@@ -182,6 +180,15 @@ class TransactionEngine:
         for purge in purges:
             while await purge():
                 continue
+
+    def _recovering(self, name: str, look: Callable[[], Awaitable[None]]) -> Periodic:
+        """Finishes what others left, unless this process cannot know whether it is one of those itself."""
+
+        async def round_() -> None:
+            if self.ownership.holds:
+                await look()
+
+        return self._loop(name, round_, self.pace.recovery_s)
 
     def _loop(self, name: str, round_: Callable[[], Awaitable[None]], period_s: float) -> Periodic:
         return Periodic(name=name, round_=round_, period_s=period_s, clock=self.clock, chance=self.chance)

@@ -53,7 +53,8 @@ class Stage:
         """B looks for prepared branches, twice, and finishes what it presumes; A keeps its lease."""
         await asyncio.sleep(0.05)
         for _ in range(2):
-            await self.b.engine.recovery.sweep.once(busy=())
+            for name in self.b.engine.participants:
+                await self.b.engine.recovery.sweep.look_at(name)
             await driven(self.b)
 
     async def tell(self, recipe, point, cell, meanwhile) -> str:

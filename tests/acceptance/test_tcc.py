@@ -143,7 +143,9 @@ async def test_a_process_that_was_replaced_leaves_the_end_to_whoever_replaced_it
     settings = SETTINGS.model_copy(update={"presume_abort_after_s": 60.0})
     try:
         async with Coordinator(journal=database, participants=participants, settings=settings) as coordinator:
-            coordinator.engine.recovery.sweep.participants = {}  # It would do as is decided, whoever drives it.
+            for loop in coordinator.engine._loops:
+                if loop.name == "look at stock":  # It would do as is decided, whoever drives it.
+                    await loop.stop()
             await order(coordinator)
             assert (terms, coordinator.engine.driver.driving) == ([1], {})
             await other.execute(

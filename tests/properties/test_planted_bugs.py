@@ -70,7 +70,7 @@ def absence_taken_for_abort(patch: pytest.MonkeyPatch) -> None:
         if record is None:
             await participant.abort(doubtful.prepared)
         else:
-            await self._obey(participant, doubtful, record.standing)
+            await self._obey(participant, record)
 
     patch.setattr(Sweep, "_look_at", hasty)
 
