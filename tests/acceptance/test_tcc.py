@@ -13,7 +13,9 @@ from participants import Postgres
 from participants.tcc import Tcc
 from tests.conformance.participants import BarredReservations, fresh_gid
 
-SETTINGS = Settings(lease_s=2.0, recovery_s=0.2, presume_abort_after_s=0.5, presume_abort_looks_apart_s=0.1)
+SETTINGS = Settings(
+    prefix="unan", lease_s=2.0, recovery_s=0.2, presume_abort_after_s=0.5, presume_abort_looks_apart_s=0.1
+)
 TCC_POINTS = ("tcc.try", "tcc.confirm", "tcc.cancel")
 
 
