@@ -5,7 +5,6 @@ only then, or raises `Unavailable` or `InDoubt`: then the driver asks again.
 """
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -109,9 +108,10 @@ class Performer:
         if not isinstance(failure, Refused):
             self.breakers.failed(branch)
         run.failed(failure)
-        await self._drop_session(
-            run, branch
-        )  # Only then is it a NO: until it returns, a late request might still land.
+        session = run.sessions.get(branch)
+        dropped = await self._drop_session(run, branch)
+        if session is not None and not dropped and not isinstance(failure, (Refused, Unavailable)):
+            run.doubtful[branch] = session  # It may hold something, or be about to: that it is dropped is owed.
         return Voted(branch, Vote.NO, reason=f"{branch}: {str(failure) or type(failure).__name__}")
 
     def _pause_before_retry_s(self, run: Run, branch: BranchName, failures: list[BaseException]) -> float | None:
@@ -142,12 +142,15 @@ class Performer:
             until_s = now_s + limits.BRANCH_BUDGET_MAX_S
         return max(0.001, min(until_s, run.deadline_s) - now_s)
 
-    async def _drop_session(self, run: Run, branch: BranchName) -> None:
-        """End the share without a commit. Where that cannot be done now, the sweep does it: nobody will commit it."""
+    async def _drop_session(self, run: Run, branch: BranchName) -> bool:
+        """End the share without a commit; whether that could be done. Nobody will commit it."""
         session = run.sessions.pop(branch, None)
-        if session is not None:
-            with contextlib.suppress(Unavailable, *UNKNOWN):
+        try:
+            if session is not None:
                 await session.discard()
+        except (CoordinatorError, *UNKNOWN):
+            return False
+        return True
 
     # ── the decision ──
 
@@ -231,6 +234,9 @@ class Performer:
 
     async def _abort(self, run: Run, branch: BranchName) -> Ending:
         voted_yes = run.transaction.votes.get(branch) is Vote.YES
+        if (session := run.doubtful.get(branch)) is not None:
+            await session.discard()
+            return Ending.ABORTED
         if branch in run.sessions and not voted_yes:
             await self._drop_session(run, branch)
             return Ending.ABORTED

@@ -1,0 +1,69 @@
+"""What is owed after the decision is asked for until it is done; and somebody is told where that is refused."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from coordinator import Coordinator, Refused, Unavailable
+from participants.tcc import Tcc
+
+
+class Reservations:
+    """A service that reserves; *failures* are raised by its next cancellations and confirmations."""
+
+    def __init__(self, *failures, answers=True):
+        self.failures, self.answers, self.held, self.ended = list(failures), answers, set(), []
+
+    async def reserve(self, gid, what):
+        self.held.add(gid)
+        if not self.answers:
+            raise TimeoutError("the answer was lost")
+
+    async def end(self, gid):
+        self.ended.append(gid)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.held.discard(gid)
+
+    @property
+    def participant(self):
+        return Tcc(self.reserve, confirm=self.end, cancel=self.end)
+
+
+async def transact(coordinator):
+    async with coordinator.transaction("order") as transaction:
+        (await transaction.enlist("stock")).reserve("apple")
+
+
+def coordinating(service):
+    return Coordinator(journal=f"memory://{uuid.uuid4()}", participants={"stock": service.participant})
+
+
+@pytest.mark.parametrize("failure", [Unavailable("try again"), ConnectionResetError("lost"), Refused("may not")])
+async def test_what_may_have_been_tried_is_cancelled_until_that_is_answered(failure):
+    """The caller is told that it was rolled back, and nothing is held for ever."""
+    service = Reservations(failure, failure, answers=False)
+    async with coordinating(service) as coordinator:
+        with pytest.raises(Unavailable, match="rolled back"):
+            await transact(coordinator)
+        async with asyncio.timeout(5):
+            while coordinator.engine.driver.driving:  # noqa: ASYNC110 - it has no event.
+                await asyncio.sleep(0.01)
+        assert not service.held
+        assert len(service.ended) == 3
+        assert not coordinator.engine.journal.world.rows, "what is rolled back is not recorded"
+
+
+async def test_a_rollback_that_nobody_doubts_is_asked_for_no_more():
+    """Refused and unavailable mean that nothing was tried."""
+    service = Reservations()
+
+    async def refuse(gid, what):
+        raise Refused("sold out")
+
+    service.reserve = refuse
+    async with coordinating(service) as coordinator:
+        with pytest.raises(Refused, match="sold out"):
+            await transact(coordinator)
+        assert service.ended == []
