@@ -107,8 +107,7 @@ class Driver:
                     return
                 await self._note_attempt(run, action, failures, failure)
                 if not isinstance(failure, (Unavailable, *UNKNOWN)):
-                    # What a setting or a privilege forbids is owed all the same, and somebody has to know.
-                    await self.performer.alerts.raise_alert(run.transaction.gid, AlertKind.REFUSED, str(failure))
+                    await self._tell_of_refusal(run, failure)
                 if run.following is not None:
                     run.following.retried(name_of(action), asked)
                 affordable = asked is None or self.performer.budgets.spend(asked)
@@ -148,6 +147,13 @@ class Driver:
             )
         except (CoordinatorError, *UNKNOWN) as unwritten:
             logger.debug("what %s was answered is not written: %r", action, unwritten)
+
+    async def _tell_of_refusal(self, run: Run, refusal: CoordinatorError) -> None:
+        """What a setting, a privilege or a service forbids is owed all the same, and somebody has to know."""
+        try:
+            await self.performer.alerts.raise_alert(run.transaction.gid, AlertKind.REFUSED, str(refusal))
+        except (CoordinatorError, *UNKNOWN) as unwritten:
+            logger.warning("%s is refused, and nobody can be told of it yet: %r", run.transaction.gid, unwritten)
 
     async def _remember_conclusion(self, run: Run) -> None:
         """What the last resource answered could be asked again, but not for ever: write it down before a long wait."""

@@ -6,6 +6,8 @@ import uuid
 import pytest
 
 from coordinator import Coordinator, Refused, Unavailable
+from coordinator.alerts import AlertKind
+from participants import MemoryDatabase
 from participants.tcc import Tcc
 
 
@@ -67,3 +69,42 @@ async def test_a_rollback_that_nobody_doubts_is_asked_for_no_more():
         with pytest.raises(Refused, match="sold out"):
             await transact(coordinator)
         assert service.ended == []
+
+
+class Refusing(MemoryDatabase):
+    """A database that may not commit what it has prepared, as where a privilege was taken away."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    async def commit(self, prepared):
+        self.times -= 1
+        if self.times >= 0:
+            raise Refused("permission denied")
+        return await super().commit(prepared)
+
+
+@pytest.mark.parametrize("alerts_work", [True, False])
+async def test_a_decided_branch_that_is_refused_raises_an_alert_and_is_asked_again(alerts_work, monkeypatch):
+    """One alert, also where it cannot be raised at first; the other branch goes on, and in the end both are done."""
+    refusing, other = Refusing(3), MemoryDatabase()
+    participants = {"db": refusing, "other": other}
+    async with Coordinator(journal=f"memory://{uuid.uuid4()}", participants=participants) as coordinator:
+        alerts = coordinator.engine.driver.performer.alerts
+        raised, raise_alert = [], alerts.raise_alert
+
+        async def raising(gid, kind, detail):
+            raised.append(kind)
+            if not alerts_work and len(raised) == 1:
+                raise Unavailable("the journal is away")
+            await raise_alert(gid, kind, detail)
+
+        monkeypatch.setattr(alerts, "raise_alert", raising)
+        async with coordinator.transaction("order", recipe="two-phase") as transaction:
+            for name in participants:
+                (await transaction.enlist(name)).insert("t", "x")
+        assert refusing.store.tables["t"] == other.store.tables["t"] == ["x"]
+        assert raised == [AlertKind.REFUSED] * 3
+        (alert,) = await alerts.open_alerts()
+        assert (alert.kind, alert.detail) == (AlertKind.REFUSED, "permission denied")
