@@ -39,10 +39,14 @@ class Periodic:
         await asyncio.wait([task])  # Whoever stops it can be cancelled, too.
 
     async def _run(self) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None, "a loop is a task"
+        while not task.cancelling():  # Also where a round has swallowed that it is to end.
             await self.clock.sleep(self.period_s * self.chance.uniform(0.9, 1.1))
             try:
                 await self.round_()
-            except Exception:  # The loop's edge: nothing that one round raises may end the rounds after it.
+            except (Exception, asyncio.CancelledError):  # Nothing that one round raises may end the rounds after it.
+                if task.cancelling():
+                    return  # We are stopped. Or else it was something that the round waited for.
                 self.failures += 1
                 logger.exception("a round of %s failed; the next one comes in %.1f s", self.name, self.period_s)

@@ -1,6 +1,7 @@
 """Stopping: nothing begins any more, what is open ends while there is time, and one deadline is for the whole."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -270,3 +271,41 @@ async def test_a_round_that_hangs_does_not_hold_up_whoever_stops_its_loop():
         async with asyncio.timeout(0.05):
             await loop.stop()
     cleaned.set()
+
+
+async def test_a_round_that_waits_for_something_cancelled_is_not_the_last():
+    """Nobody has stopped the loop; whoever does stops it."""
+    rounds, third = [], asyncio.Event()
+
+    async def round_() -> None:
+        rounds.append(1)
+        if len(rounds) == 3:
+            third.set()
+        raise asyncio.CancelledError
+
+    loop = Periodic(name="odd", round_=round_, period_s=0.001, clock=SystemClock(), chance=random.Random(1))
+    await loop.start()
+    async with asyncio.timeout(5):
+        await third.wait()
+        await loop.stop()
+    made = len(rounds)
+    await asyncio.sleep(0.01)
+    assert len(rounds) == made
+
+
+async def test_a_round_that_does_not_let_itself_be_cancelled_is_the_last():
+    """It is waited for, and no other begins."""
+    begun, rounds = asyncio.Event(), []
+
+    async def round_() -> None:
+        rounds.append(1)
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    loop = Periodic(name="deaf", round_=round_, period_s=0.001, clock=SystemClock(), chance=random.Random(1))
+    await loop.start()
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await loop.stop()
+    assert len(rounds) == 1
