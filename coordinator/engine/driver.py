@@ -95,18 +95,19 @@ class Driver:
             try:
                 event = await self.performer.perform(run, action)
             except (CoordinatorError, *UNKNOWN) as failure:
-                if run.transaction.status is Status.PREPARING and not isinstance(failure, (Unavailable, *UNKNOWN)):
+                refused = not isinstance(failure, (Unavailable, *UNKNOWN))
+                if run.transaction.status is Status.PREPARING and refused:
                     raise
                 failures += 1
                 if failures == 1:
                     logger.warning("%s of %s has no answer yet: %r", action, run.transaction.gid, failure)
                     await self._remember_conclusion(run)
-                if await self._is_replaced(run, failures):
+                if (refused or _is_rare(failures)) and await self._is_replaced(run):
                     logger.warning("%s is driven by another process now", run.transaction.gid)
                     run.replaced = True
                     return
                 await self._note_attempt(run, action, failures, failure)
-                if not isinstance(failure, (Unavailable, *UNKNOWN)):
+                if refused:
                     await self._tell_of_refusal(run, failure)
                 if run.following is not None:
                     run.following.retried(name_of(action), asked)
@@ -124,9 +125,9 @@ class Driver:
             return self.performer.chance.uniform(0, pause_s)
         return limits.FINISH_BACKOFF_MAX_S * self.performer.chance.uniform(0.8, 1.0)
 
-    async def _is_replaced(self, run: Run, failures: int) -> bool:
+    async def _is_replaced(self, run: Run) -> bool:
         """Whether somebody has taken *run* over: its participants then answer this process nothing else for ever."""
-        if run.transaction.status not in (Status.COMMITTING, Status.ABORTING) or not _is_rare(failures):
+        if run.transaction.status not in (Status.COMMITTING, Status.ABORTING):
             return False
         try:
             record = await self.performer.journal.look_up(run.transaction.gid)
@@ -148,7 +149,7 @@ class Driver:
         except (CoordinatorError, *UNKNOWN) as unwritten:
             logger.debug("what %s was answered is not written: %r", action, unwritten)
 
-    async def _tell_of_refusal(self, run: Run, refusal: CoordinatorError) -> None:
+    async def _tell_of_refusal(self, run: Run, refusal: BaseException) -> None:
         """What a setting, a privilege or a service forbids is owed all the same, and somebody has to know."""
         try:
             await self.performer.alerts.raise_alert(run.transaction.gid, AlertKind.REFUSED, str(refusal))

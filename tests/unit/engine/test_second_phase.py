@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import pytest
 
-from coordinator import Coordinator, Refused, Unavailable
+from coordinator import Coordinator, InDoubt, Refused, Unavailable
 from coordinator.alerts import AlertKind
 from participants import MemoryDatabase
 from participants.tcc import Tcc
@@ -108,3 +109,24 @@ async def test_a_decided_branch_that_is_refused_raises_an_alert_and_is_asked_aga
         assert raised == [AlertKind.REFUSED] * 3
         (alert,) = await alerts.open_alerts()
         assert (alert.kind, alert.detail) == (AlertKind.REFUSED, "permission denied")
+
+
+async def test_who_was_replaced_in_the_meantime_alerts_nobody():
+    """A service turns it away that has seen a higher term; what it owed is another process' to do, or to tell of."""
+    service, world = Reservations(), None
+
+    async def confirm(prepared):
+        service.ended.append(prepared.gid)
+        if len(service.ended) < 3:
+            raise InDoubt("no answer")
+        row = world.rows[prepared.gid]
+        row.record = replace(row.record, reigns=2)
+        raise Refused("a higher term was here before")
+
+    async with coordinating(service) as coordinator:
+        engine, world = coordinator.engine, coordinator.engine.journal.world
+        engine.participants["stock"].participant.commit = confirm
+        await transact(coordinator)
+        assert len(service.ended) == 3
+        assert not engine.driver.driving
+        assert not world.alerts
