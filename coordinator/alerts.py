@@ -74,7 +74,8 @@ EXPLANATIONS: Mapping[AlertKind, Explanation] = {
         "Find out why its broker did not commit; then commit or abort it, with a reason.",
     ),
     AlertKind.REFUSED: Explanation(
-        "What was decided cannot be carried out, because a setting or a privilege forbids it. It is tried for ever.",
+        "What was decided cannot be carried out, because a setting or a privilege forbids it, or a service refuses it. "
+        "It is tried for ever.",
         "The detail quotes the server. Grant or set what it names; nothing needs to be restarted. Then resolve it.",
     ),
     AlertKind.HEURISTIC: Explanation(
