@@ -38,7 +38,7 @@ class Failover:
             if isinstance(registered.participant, FollowsHistory):
                 try:
                     await self._look_at(name, registered.participant)
-                except (CoordinatorError, *UNKNOWN) as failure:
+                except Exception as failure:  # noqa: BLE001 - what is wrong with one stops no other's look.
                     logger.warning("what a failover of %s may have lost is looked for later: %r", name, failure)
 
     async def _look_at(self, name: BranchName, participant: FollowsHistory) -> None:

@@ -82,3 +82,18 @@ async def test_a_server_that_does_not_answer_is_asked_again():
     server.away = False
     await failover.once()
     assert list(world.alerts) == [(GID, AlertKind.LOST_BY_FAILOVER)]
+
+
+async def test_what_one_server_raises_keeps_no_other_from_being_looked_at():
+    """Whatever it is."""
+    server, failover, _, world = await failing_over()
+
+    class Odd(Server):
+        async def history(self):
+            raise KeyError("timeline")
+
+    odd = Registered(participant=Odd(), abilities=frozenset())
+    failover.participants = {BranchName("odd"): odd, **failover.participants}
+    server.timeline = 2
+    await failover.once()
+    assert len(world.alerts) == 1
