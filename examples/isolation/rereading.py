@@ -1,15 +1,16 @@
 """A lost update, and the second look that notices it.
 
 A saga reads the balance, waits for a word of somebody, and writes what it has worked out. Meanwhile another one changes
-the account. Without a second look that change is lost. With it the saga is refused, undone, and may begin again.
+the account. Without a second look that change is lost. With it the saga is refused, undone, and may begin again. The
+step passes a barrier first, so that an attempt that comes again is not taken for a change by others.
 """
 
 import asyncio
 import contextlib
 
 from coordinator.errors import Compensated
-from coordinator.sagas import Saga, step
-from examples.isolation.stage import Bank, coordinated, opened
+from coordinator.sagas import Saga, StepContext, step
+from examples.isolation.stage import Bank, coordinated, opened, proceeds
 from participants.isolation import reread
 
 
@@ -39,11 +40,12 @@ def _interest(bank: Bank, has_read: asyncio.Event, go_on: asyncio.Event, guarded
         has_read.set()
         await go_on.wait()
 
-    async def book(look: tuple[int, int]) -> None:
+    async def book(look: tuple[int, int], context: StepContext) -> None:
         balance, version = look
         async with bank.pool.acquire() as connection, connection.transaction():
-            if guarded:
-                await reread(connection, "SELECT version FROM account", expected=version)
-            await bank.put(balance + balance // 10, connection)
+            if await proceeds(connection, context):
+                if guarded:
+                    await reread(connection, "SELECT version FROM account", expected=version)
+                await bank.put(balance + balance // 10, connection)
 
-    return Saga("interest", step(look), step(approve), step(book))
+    return Saga("interest", step(look), step(approve), step(book, pivot=True))

@@ -1,7 +1,8 @@
 """A dirty read, and the semantic lock that keeps it out.
 
 A cheque of 100 is credited and then bounces, so that the credit is undone. In between somebody pays out what he sees.
-Without a lock the account ends at -100. With it, who pays out waits until the cheque's saga has ended.
+Without a lock the account ends at -100. With it, who pays out waits until the cheque's saga has ended. The lock
+is taken behind the barrier, since a late duplicate would keep it for ever.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from typing import Any
 
 from coordinator.errors import Compensated, Refused
 from coordinator.sagas import Saga, StepContext, step
-from examples.isolation.stage import PATIENT, Bank, coordinated, opened
+from examples.isolation.stage import PATIENT, Bank, coordinated, opened, proceeds
 from participants.isolation import SemanticLocks
 
 
@@ -32,18 +33,17 @@ async def shown(url: str, *, guarded: bool) -> int:
 
 def _cheque(bank: Bank, locks: SemanticLocks, looked: asyncio.Event, guarded: bool) -> Saga:
     async def credit(request: int, context: StepContext) -> None:
-        async with bank.pool.acquire() as connection:
-            if not guarded:
-                await bank.add(request, connection)
-                return
-            async with locks.taken(connection, "account", gid=context.gid):
+        async with bank.pool.acquire() as connection, locks.taken(connection, gid=context.gid) as take:
+            if await proceeds(connection, context):
+                if guarded:
+                    await take("account")
                 await bank.add(request, connection)
 
     async def take_back(request: int, context: StepContext) -> None:
         async with bank.pool.acquire() as connection, connection.transaction():
-            await bank.add(-request, connection)
-            if guarded:
-                await locks.release(connection, gid=context.gid)
+            if await proceeds(connection, context):
+                await bank.add(-request, connection)
+            await locks.release(connection, gid=context.gid)
 
     async def clear() -> None:
         await looked.wait()
@@ -55,11 +55,10 @@ def _cheque(bank: Bank, locks: SemanticLocks, looked: asyncio.Event, guarded: bo
 def _payment(bank: Bank, locks: SemanticLocks, looked: asyncio.Event, guarded: bool) -> Saga:
     async def pay_out(request: int, context: StepContext) -> None:
         try:
-            async with bank.pool.acquire() as connection:
-                if not guarded:
-                    await _pay(bank, connection, request)
-                    return
-                async with locks.taken(connection, "account", gid=context.gid):  # `Conflict` while another has it.
+            async with bank.pool.acquire() as connection, locks.taken(connection, gid=context.gid) as take:
+                if await proceeds(connection, context):
+                    if guarded:
+                        await take("account")  # `Conflict` while another has it.
                     await _pay(bank, connection, request)
                     await locks.release(connection, gid=context.gid)
         finally:

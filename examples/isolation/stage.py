@@ -1,4 +1,4 @@
-"""What the examples share: a table with one account, and sagas whose log is in memory."""
+"""What the examples share: a table with one account behind a barrier, and sagas whose log is in memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,10 +6,26 @@ from typing import Any
 
 import asyncpg
 
-from coordinator import Coordinator
-from coordinator.sagas import Attempts, Saga
+from coordinator import Coordinator, Refused
+from coordinator.sagas import Attempts, Saga, StepContext
+from participants.barrier import Barrier, Call, Direction, Verdict
 
 PATIENT = Attempts(at_most=50, backoff_s=0.02, backoff_max_s=0.1)
+_BARRIER = Barrier("account")
+
+
+async def proceeds(connection: Any, context: StepContext) -> bool:
+    """Whether this delivery is the one that has the step's effect, or undoes it: on its open transaction.
+
+    An attempt whose answer was lost comes again, and finds what it has changed itself. Only the barrier tells that
+    apart from what others have changed.
+    """
+    undoes = context.direction == "compensation"
+    call = Call(context.gid, context.step, Direction.COMPENSATION if undoes else Direction.ACTION, term=context.term)
+    verdict = (await _BARRIER.enter(connection, call)).verdict
+    if verdict is Verdict.TOO_LATE:
+        raise Refused("it was undone before it came")
+    return verdict is Verdict.PROCEED
 
 
 class Bank:
@@ -39,6 +55,8 @@ async def opened(url: str, balance: int) -> AsyncIterator[Bank]:
         await pool.execute("DROP TABLE IF EXISTS account")
         await pool.execute("CREATE TABLE account (balance int NOT NULL, version int NOT NULL DEFAULT 1)")
         await pool.execute("INSERT INTO account VALUES ($1)", balance)
+        async with pool.acquire() as connection:
+            await _BARRIER.create(connection)
         yield Bank(pool)
 
 

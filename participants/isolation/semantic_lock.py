@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import Conflict, Refused
+from coordinator.errors import Conflict, Refused, TurnedAway
 from coordinator.schema import apply, queries
 from participants.barrier.drivers import Asyncpg, Driver
 
@@ -65,8 +65,9 @@ class SemanticLocks:
 
         Outside of a transaction, since who waits is to be seen by others although the waiter is rolled back. Raises
         `Conflict` where another saga has one of them: nothing happened, and the step is tried again as its policy says.
-        Raises `Refused` where the sagas wait in a circle and this is the youngest of it: behind its pivot a saga parks
-        then, and keeps what it has. The pauses between attempts are below `ASKS_AGAIN_WITHIN_S`, or circles are missed.
+        Raises `TurnedAway` where the sagas wait in a circle and this is the youngest of it: a refusal of this attempt,
+        since an earlier one may have had the lock. Behind its pivot a saga parks then, and keeps what it has. The
+        pauses between attempts are below `ASKS_AGAIN_WITHIN_S`, or circles are missed.
         Taking a lock twice is legal.
         """
         if self._driver.is_open(connection):
@@ -125,7 +126,7 @@ class SemanticLocks:
                 await self._driver.rows(connection, SQL["stop_waiting"], gid, sorted(holders), False)
         told = ", ".join(f"{resource!r} is held by saga {holder}" for resource, holder in sorted(holders.items()))
         if refused:
-            raise Refused(f"{told}, which waits for {gid} in turn: the youngest gives way", gid=gid)
+            raise TurnedAway(f"{told}, which waits for {gid} in turn: the youngest gives way", gid=gid)
         raise Conflict(told, gid=gid)
 
 

@@ -6,10 +6,14 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from coordinator.errors import Conflict, InvalidDefinition, Refused
+from coordinator import Coordinator
+from coordinator.errors import Compensated, Conflict, InvalidDefinition, Refused
+from coordinator.faults.injectors import ArmedFaults, parse
+from coordinator.sagas import Saga, step
 from examples.isolation import commutative, rereading, semantic_lock
+from examples.isolation.stage import coordinated, opened
 from participants.barrier import Barrier, Call, Direction, SqlAlchemy, Verdict
-from participants.isolation import SemanticLocks, reread
+from participants.isolation import Changed, SemanticLocks, reread
 from participants.isolation.semantic_lock import gives_way
 from tests.integration.test_barrier import DRIVERS
 
@@ -25,6 +29,57 @@ from tests.integration.test_barrier import DRIVERS
 async def test_an_anomaly_and_its_countermeasure(database, example, without, guarded):
     assert await example.shown(database, guarded=False) == without
     assert await example.shown(database, guarded=True) == guarded
+
+
+@pytest.mark.parametrize("example", ["rereading", "semantic lock"])
+async def test_a_step_whose_answer_was_lost_does_not_take_its_own_change_for_another_s(database, example):
+    """It was done, once: who is told that it was undone begins it again, and it is done twice."""
+    fault = parse("saga.run:reply_lost=1*error")
+    async with opened(database, balance=100) as bank:
+        if example == "rereading":
+            looked, may = asyncio.Event(), asyncio.Event()
+            may.set()
+            saga, given, balance = rereading._interest(bank, looked, may, guarded=True), None, 110
+            fault.labels = {"step": "book"}
+        else:
+            async with bank.pool.acquire() as connection:
+                await SemanticLocks().create(connection)
+            saga = semantic_lock._payment(bank, SemanticLocks(), asyncio.Event(), guarded=True)
+            given, balance = 100, 0
+        async with coordinated(f"own-{example}", saga) as coordinator:
+            with ArmedFaults(faults=[fault]):
+                assert (await coordinator.run(saga, given)).completed
+        assert fault.fired == 1
+        assert await bank.balance() == balance
+
+
+@pytest.mark.parametrize("cell", ["before", "reply_lost"])
+async def test_what_commutes_is_taken_back_only_where_it_was_done(database, cell):
+    fault = parse(f"saga.run:{cell}{{step=book}}=1*error")
+    async with opened(database, balance=100) as bank:
+        saga = commutative._booking(bank, asyncio.Barrier(1), guarded=True)
+        async with coordinated(f"commutes-{cell}", saga) as coordinator:
+            with ArmedFaults(faults=[fault]), pytest.raises(Compensated):
+                await coordinator.run(saga, 10)
+        assert fault.fired == 1
+        assert await bank.balance() == 100
+
+
+async def test_that_something_has_changed_says_nothing_of_an_attempt_before():
+    """That one may have changed it: so its compensation runs."""
+    failures, undone = [TimeoutError(), Changed("it was changed since it was read")], []
+
+    async def book() -> None:
+        raise failures.pop(0)
+
+    async def take_back() -> None:
+        undone.append("book")
+
+    saga = Saga("booking", step(book, compensate=take_back, on_unknown="retry"))
+    async with Coordinator(journal="memory://changed", sagas=[saga]) as coordinator:
+        with pytest.raises(Compensated, match="it was changed"):
+            await coordinator.run(saga)
+    assert undone == ["book"]
 
 
 class Bench:
@@ -190,7 +245,7 @@ async def test_what_was_changed_since_it_was_read_is_found_out(bench):
         await reread(one, seats, "LH 1", expected=7, driver=bench.driver)
         await bench.driver.rows(one, "UPDATE flights SET seats = 6 RETURNING seats")
     async with bench.driver.transaction(two):
-        with pytest.raises(Refused, match="7 then, 6 now"):
+        with pytest.raises(Changed, match="7 then, 6 now"):
             await reread(two, seats, "LH 1", expected=7, driver=bench.driver)
 
 
