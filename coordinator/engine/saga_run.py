@@ -19,7 +19,7 @@ from coordinator.sagas.definition import Saga
 from coordinator.sagas.events import Happened, decode
 from coordinator.sagas.log import Loaded, NewSaga, Signal
 from coordinator.sagas.steps import REQUEST
-from coordinator.sagas.values import read, write
+from coordinator.sagas.values import kept, read
 
 
 class Halted(Exception):
@@ -158,14 +158,16 @@ def new_saga(saga: Saga, value: Any, *, key: str | None, gid: str) -> tuple[NewS
 
 
 def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
-    """The input as JSON, and as steps take it. Raises `InvalidDefinition` for another type, `Refused` for its size."""
+    """The input as JSON, and as steps take it.
+
+    Raises `InvalidDefinition` for another type, and where steps would be given another value; `Refused` for its size.
+    """
     if saga.input is None:
         if value is not None:
             raise InvalidDefinition(f"saga {saga.name!r} takes no input: none of its steps does")
         return b"null", None
     try:
-        text = write(saga.input, saga.input.validator.validate_python(value))
-        checked = read(saga.input, text)  # As whoever goes on with it has it; what nobody could read is never written.
+        text, checked = kept(saga.input, value)  # What nobody could read is never written.
     except ValueError as wrong:
         raise InvalidDefinition(f"the input of saga {saga.name!r} is of another type: {wrong}") from wrong
     if len(text) > limits.SAGA_INPUT_BYTES_MAX:

@@ -15,7 +15,7 @@ from coordinator.errors import InvalidDefinition
 from coordinator.protocol.saga_shape import CONTROL, RESERVED, Kind, OnUnknown, StepName
 from coordinator.sagas import checked
 from coordinator.sagas.attempts import PATIENT, USUAL, Attempts
-from coordinator.sagas.values import adapter, misfit, read, write
+from coordinator.sagas.values import adapter, kept, misfit
 
 StepFunction = Callable[..., Awaitable[Any]]
 REQUEST, CONTEXT = RESERVED
@@ -90,11 +90,9 @@ class StepDefinition:
     """Once nobody knows what an earlier one did."""
 
     def written(self, value: Any) -> bytes:
-        """*value* as JSON. Raises `ValueError` where it is not of the type of its output."""
+        """*value* as JSON. Raises `ValueError` where it is of another type than its output, or would be read so."""
         assert self.output is not None, "an action and a signal have a type"
-        text = write(self.output, self.output.validator.validate_python(value))
-        read(self.output, text)  # What nobody could read is never sent.
-        return text
+        return kept(self.output, value)[0]  # What nobody could read is never sent.
 
     def misfit(self, text: str | bytes) -> str:
         """Why *text* (JSON) is not of the type of its output, and could not be read again; empty where it is."""

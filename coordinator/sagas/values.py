@@ -11,17 +11,26 @@ from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError,
 from pydantic.json_schema import GenerateJsonSchema
 
 from coordinator.errors import InvalidDefinition
+from coordinator.sagas.lossless import changed, unkept
 
 _TOLD_MAX = 5
 
 
 def adapter(what: str, hint: Any) -> TypeAdapter[Any]:
-    """What writes and reads values of the type *hint*. Raises `InvalidDefinition`, of *what*, where JSON has none."""
+    """What writes and reads values of the type *hint*.
+
+    Raises `InvalidDefinition`, of *what*, where JSON has none, or leaves out a part of them.
+    """
     try:
         made: TypeAdapter[Any] = _adapter(hint)
         made.json_schema(schema_generator=_Storable)  # A function, say, has a type, and no JSON.
     except (PydanticUserError, PydanticUndefinedAnnotation) as unserialisable:
         raise InvalidDefinition(f"{what} cannot be stored as JSON: {hint!r}") from unserialisable
+    if lost := unkept(made):
+        raise InvalidDefinition(
+            f"{what} cannot be stored as JSON: {lost}, and would be read again as another value: {hint!r}. Keep it "
+            "elsewhere, and pass on what it is found by; or give it a serializer that writes it"
+        )
     return made
 
 
@@ -44,6 +53,18 @@ def write(kind: TypeAdapter[Any], value: Any) -> bytes:
     if b"NaN" in text or b"Infinity" in text:
         json.loads(text, parse_constant=_no_number)
     return text
+
+
+def kept(kind: TypeAdapter[Any], value: Any) -> tuple[bytes, Any]:
+    """*value* as JSON, and as whoever reads that has it. Raises `ValueError` where it is of another type, or would be
+    another value by then.
+    """
+    valid = kind.validator.validate_python(value)
+    text = write(kind, valid)
+    again = read(kind, text)
+    if lost := changed(valid, again):
+        raise ValueError(f"{lost} would be read again as another value than was given (see its type and serializers)")
+    return text, again
 
 
 def read(kind: TypeAdapter[Any], text: str | bytes) -> Any:

@@ -1,0 +1,201 @@
+"""What is kept as JSON is what it was: what would be another value when it is read again is refused, and named."""
+
+import dataclasses
+import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import pytest
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+    field_serializer,
+    field_validator,
+)
+
+from coordinator import Coordinator
+from coordinator.errors import InvalidDefinition, KeyReused
+from coordinator.sagas import Saga, await_signal, step
+from coordinator.sagas.values import adapter, kept
+
+
+class Card(BaseModel):
+    number: SecretStr
+
+
+class Shown(BaseModel):
+    """Whoever writes a serializer of his own knows what it writes."""
+
+    number: Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), return_type=str)]
+    other: Secret[int] = Secret(1)
+
+    @field_serializer("other")
+    def _other(self, secret: Secret[int]) -> int:
+        return secret.get_secret_value()
+
+    @computed_field
+    @property
+    def stars(self) -> SecretStr:
+        return self.number
+
+
+class LeftOut(BaseModel):
+    amount: int
+    currency: str = Field(default="EUR", exclude=True)
+
+
+@dataclasses.dataclass
+class Given:
+    amount: int
+    currency: dataclasses.InitVar[str] = "EUR"
+
+
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        (SecretStr, "it is a secret"),
+        (SecretBytes, "it is a secret"),
+        (Secret[int], "it is a secret"),
+        (Card, "'number' is a secret"),
+        (dict[str, list[Card]] | None, "'number' is a secret"),
+        (LeftOut, "'currency' is left out"),
+        (Given, "'currency' is left out"),
+    ],
+    ids=repr,
+)
+def test_a_type_that_does_not_write_all_of_itself_is_refused(hint, told):
+    async def charge(request) -> None: ...
+    async def fetch() -> None: ...
+
+    charge.__annotations__["request"] = fetch.__annotations__["return"] = hint
+    for build in (lambda: Saga("s", step(charge)), lambda: Saga("s", step(fetch)), lambda: await_signal("s", of=hint)):
+        with pytest.raises(InvalidDefinition, match=told):
+            build()
+
+
+class Base(BaseModel):
+    amount: int = 1
+
+
+class Rush(Base):
+    rush: bool = False
+
+
+class Same(Base):
+    _noted: str = PrivateAttr("")
+
+
+class Rounded(BaseModel):
+    amount: Decimal
+
+    @field_serializer("amount")
+    def _rounded(self, amount: Decimal) -> str:
+        return f"{amount:.2f}"
+
+
+class Cents(BaseModel):
+    """Its validator makes another value of what it has made already."""
+
+    amount: int
+
+    @field_validator("amount", mode="before")
+    @classmethod
+    def _cents(cls, amount: int) -> int:
+        return 100 * amount
+
+
+class Measured(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    value: float
+
+
+@dataclasses.dataclass
+class Derived:
+    amount: int
+    doubled: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.doubled = 2 * self.amount
+
+
+class Opaque:
+    """Says nothing of which others are the same."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, handler: Any) -> Any:
+        read = Annotated[Any, PlainSerializer(lambda _: "opaque")]
+        schema = handler.generate_schema(read)
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": lambda _: cls()},
+            "schema": schema,
+        }
+
+
+def otherwise(amount: int, doubled: int) -> Derived:
+    made = Derived(amount)
+    made.doubled = doubled
+    return made
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "told"),
+    [
+        (Base, Rush(rush=True), "'rush'"),
+        (list[Base], [Base(), Rush()], "'rush'"),
+        (Rounded, Rounded(amount=Decimal("1.005")), "'amount'"),
+        (Cents, {"amount": 3}, "'amount'"),
+        (Derived, otherwise(1, 5), "'doubled'"),
+        (dict, {1: "a"}, "it"),
+        (Any, {"day": datetime.date(2026, 1, 1)}, "'day'"),
+        (Any, [{1}], r"it\[0\]"),
+    ],
+    ids=repr,
+)
+def test_a_value_that_would_be_another_one_is_refused(hint, value, told):
+    with pytest.raises(ValueError, match=f"{told} would be read again as another value"):
+        kept(adapter("it", hint), value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Shown, Shown(number=SecretStr("4711"), other=Secret(7))),
+        (Base, Same()),
+        (Rounded, Rounded(amount=Decimal(1))),
+        (Measured, Measured(value=float("nan"))),
+        (Derived, Derived(2)),
+        (dict[int, str], {1: "a"}),
+        (Any, (1, {"a": (2,)})),
+        (datetime.datetime, datetime.datetime(2026, 10, 27, 2, 30, fold=1)),  # noqa: DTZ001
+        (int, True),
+        (Opaque, Opaque()),
+        (Base, {"amount": "7"}),
+    ],
+    ids=repr,
+)
+def test_a_value_that_is_the_same_again_is_kept(hint, value):
+    kept(adapter("it", hint), value)
+
+
+async def test_an_input_and_a_signal_of_which_something_would_be_lost_are_refused():
+    """Two orders that only differ in that would count as one; a step would be given another value than was meant."""
+
+    async def charge(request: Base) -> None: ...
+
+    saga = Saga("s", step(charge), await_signal("more", of=Base))
+    async with Coordinator(journal="memory://lossless", sagas=[saga]) as coordinator:
+        with pytest.raises(InvalidDefinition, match="'rush' would be read again"):
+            await coordinator.start(saga, Rush(rush=True), key="order-1")
+        handle = await coordinator.start(saga, Base(), key="order-1")
+        with pytest.raises(InvalidDefinition, match="'rush' would be read again"):
+            await handle.signal("more", Rush(rush=True))
+        with pytest.raises(KeyReused):
+            await coordinator.start(saga, Base(amount=2), key="order-1")
