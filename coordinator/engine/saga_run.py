@@ -19,7 +19,7 @@ from coordinator.sagas.definition import Saga
 from coordinator.sagas.events import Happened, decode
 from coordinator.sagas.log import Loaded, NewSaga, Signal
 from coordinator.sagas.steps import REQUEST
-from coordinator.sagas.values import kept, read
+from coordinator.sagas.values import kept, read, write
 
 
 class Halted(Exception):
@@ -176,25 +176,31 @@ def input_of(saga: Saga, value: Any) -> tuple[bytes, Any]:
 
 
 def same_input(saga: Saga, new: NewSaga, stands: Loaded | None) -> bool:
-    """Whether the saga that *stands* has the same input after all: equal values may be written in another order.
+    """Whether the saga that *stands* has the same input after all: equal values may be written in another order, and
+    a field that its type did not have yet has its default.
 
     What only Python takes for equal (1, 1.0 and True; what a class leaves out of its comparison) is not.
     """
-    if stands is None or saga.input is None:
+    kind = saga.input
+    if stands is None or kind is None:
         return False
     try:
-        equal = bool(read(saga.input, stands.input) == read(saga.input, new.input))
+        one, other = read(kind, stands.input), read(kind, new.input)
+        return bool(one == other) and _unordered(write(kind, one)) == _unordered(write(kind, other))
     except ValueError:
         return False
-    return equal and _unordered(from_json(stands.input)) == _unordered(from_json(new.input))
 
 
-def _unordered(value: Any) -> str:
+def _unordered(text: bytes) -> str:
     """The same for JSON in which only the order differs, also of lists: they may be sets."""
+    return _sorted(from_json(text))
+
+
+def _sorted(value: Any) -> str:
     match value:
         case dict():
-            return f"{{{sorted((name, _unordered(each)) for name, each in value.items())}}}"
+            return f"{{{sorted((name, _sorted(each)) for name, each in value.items())}}}"
         case list():
-            return f"[{sorted(map(_unordered, value))}]"
+            return f"[{sorted(map(_sorted, value))}]"
         case _:
             return repr(value)

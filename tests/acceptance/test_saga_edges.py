@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
+from pydantic import BaseModel
 
 from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Replaced, Unavailable, limits
 from coordinator.errors import Compensated, Disconnected, Misconfigured, Outdated, Parked, TurnedAway
@@ -113,6 +114,33 @@ async def test_what_only_python_takes_for_equal_is_another_input(coordinator):
             await coordinator.run(saga, other, key=repr(other))
     await coordinator.run(Saga("count", step(count)), {"a": 1, "b": 2}, key="k")
     assert (await coordinator.run(Saga("count", step(count)), {"b": 2.0, "a": 1.0}, key="k")).completed
+
+
+class Bought(BaseModel):
+    amount: int
+
+
+class BoughtBySomebody(Bought):
+    """As the next release has it."""
+
+    note: str = ""
+
+
+async def test_a_field_that_was_added_with_a_default_makes_no_other_input(coordinator):
+    """Who asks again after a deployment has asked before: with a fresh key he would have it twice."""
+
+    async def old(request: Bought) -> None: ...
+    async def new(request: BoughtBySomebody) -> None: ...
+
+    before, after = Saga("buy", step(old, name="buy"), version="1"), Saga("buy", step(new, name="buy"), version="2")
+    first = await coordinator.run(before, Bought(amount=5), key="k")
+    assert (await coordinator.run(after, {"amount": 5}, key="k")).gid == first.gid
+    assert (await coordinator.run(after, {"amount": 5, "note": ""}, key="k")).gid == first.gid
+    for other in ({"amount": 6}, {"amount": 5, "note": "a gift"}):
+        with pytest.raises(KeyReused):
+            await coordinator.run(after, other, key="k")
+    later = await coordinator.run(after, {"amount": 7}, key="l")
+    assert (await coordinator.run(before, Bought(amount=7), key="l")).gid == later.gid, "a process that is older still"
 
 
 @pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route")], ids=["away", "wrong"])
