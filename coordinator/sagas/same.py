@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 
 def same_function(one: Any, other: Any, within: tuple[Any, ...] = ()) -> bool:
-    """Whether they do the same: the same code, with the same values around it.
+    """Whether they do the same: the same code of the same file, with the same values around it.
 
+    The same code in two files (a template, say) may mean other things by the names of its module. One file may have
+    been read twice, as a module and as what was started.
     *within*: the functions around which this is one of those values; one that calls itself is among them.
     """
     if one is other or any(one is each for each in within) or _equal(one, other):
@@ -15,10 +18,15 @@ def same_function(one: Any, other: Any, within: tuple[Any, ...] = ()) -> bool:
     if isinstance(one, partial) and isinstance(other, partial):
         return same_function(one.func, other.func) and (one.args, one.keywords) == (other.args, other.keywords)
     code, bound = (getattr(one, "__code__", one), getattr(one, "__self__", None))
-    if code != getattr(other, "__code__", other) or bound is not getattr(other, "__self__", None):
+    others = getattr(other, "__code__", other)
+    if code != others or bound is not getattr(other, "__self__", None) or _file(code) != _file(others):
         return False
     around = zip(_around(one), _around(other), strict=True)
     return all(same_function(mine, theirs, (*within, one)) for mine, theirs in around)
+
+
+def _file(code: Any) -> Path:
+    return Path(getattr(code, "co_filename", "")).resolve()
 
 
 def _equal(one: Any, other: Any) -> bool:
