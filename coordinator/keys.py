@@ -8,9 +8,14 @@ from coordinator.errors import InvalidDefinition
 
 
 def check_key(key: str | None) -> None:
-    """Raises `InvalidDefinition` for a key that the journal could not store."""
+    """Raises `InvalidDefinition` for a key that the journal could not store, and for an empty or blank one.
+
+    Whoever has none by mistake would get another's order for his own.
+    """
     if key is not None:
         _check("a key", key, limits.KEY_BYTES_MAX)
+        if not key.strip():
+            raise InvalidDefinition(f"a key is not empty; None is no key: {key[:100]!r}")
 
 
 def check_name(name: str) -> None:

@@ -23,6 +23,18 @@ def test_the_longest_is_taken():
     check_name("n" * 500)
 
 
+@pytest.mark.parametrize("given", ["", " ", "\t\n"])
+async def test_an_empty_key_is_none_at_all(given, request):
+    """Two orders whose keys were left empty would be one."""
+    saga = Saga("nap", sleep("nap", 0))
+    async with Coordinator(journal=f"memory://{id(request)}", sagas=[saga]) as coordinator:
+        with pytest.raises(InvalidDefinition, match="a key is not empty"):
+            coordinator.transaction("order", key=given)
+        for verb in (coordinator.run, coordinator.start, coordinator.attach):
+            with pytest.raises(InvalidDefinition, match="a key is not empty"):
+                await verb(saga, key=given)
+
+
 @pytest.mark.parametrize("given", WRONG)
 async def test_no_transaction_begins_with_it(given, request):
     saga = Saga("nap", sleep("nap", 0))
