@@ -4,9 +4,12 @@ What it is told is looked at here; how it goes together with other steps is look
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
+from uuid import UUID
 
 from pydantic import TypeAdapter
 
@@ -15,9 +18,10 @@ from coordinator.errors import InvalidDefinition
 from coordinator.protocol.saga_shape import CONTROL, RESERVED, Kind, OnUnknown, StepName
 from coordinator.sagas import checked
 from coordinator.sagas.attempts import PATIENT, USUAL, Attempts
-from coordinator.sagas.values import adapter, kept, misfit
+from coordinator.sagas.values import adapter, kept, misfit, read, write
 
 StepFunction = Callable[..., Awaitable[Any]]
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, Decimal, date, datetime, time, timedelta, UUID})
 REQUEST, CONTEXT = RESERVED
 REPLY = "reply:"
 """What the signals begin with that replies to commands are; so nobody else's does, and a reply is no other signal."""
@@ -56,10 +60,23 @@ class Call:
     takes_context: bool
     participant: str = ""
     """Whom it calls, for its budget and breaker; empty is nobody."""
+    kinds: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
+    """The types of its arguments, by their names."""
 
     def keywords(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped)."""
-        return {name: given.get(name) for name in self.arguments}
+        """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped).
+
+        Each is its own: what a call changes in them, neither its next attempt nor another step has.
+        """
+        return {
+            name: value if type(value := given.get(name)) in _IMMUTABLE else self._own(name, value)
+            for name in self.arguments
+        }
+
+    def _own(self, name: str, value: Any) -> Any:
+        """As another process would have it. (Several times faster than a deep copy.)"""
+        kind = self.kinds[name]
+        return read(kind, write(kind, value))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -96,6 +96,10 @@ class _Storable(GenerateJsonSchema):
     def emit_warning(self, kind: Any, detail: str) -> None:
         """Nobody reads the schema."""
 
+    def generator_schema(self, schema: Any) -> dict[str, Any]:
+        """It is empty once somebody has read it."""
+        return self.handle_invalid_for_json_schema(schema, "an iterator, which is read once")
+
     def function_before_schema(self, schema: Any) -> dict[str, Any]:
         """As that validator takes it."""
         return {}

@@ -143,6 +143,34 @@ async def test_a_field_that_was_added_with_a_default_makes_no_other_input(coordi
     assert (await coordinator.run(before, Bought(amount=7), key="l")).gid == later.gid, "a process that is older still"
 
 
+@pytest.mark.parametrize("rests", [False, True], ids=["at once", "after a rest"])
+async def test_what_a_call_changes_in_its_arguments_nobody_else_has(coordinator, rests):
+    """Neither its own next attempt nor a later step, whether or not the saga was read from its log in between."""
+    failures, paid = [Unavailable("later")], []
+
+    async def discount(request: Bought) -> list[int]:
+        request.amount -= 30
+        if failures:
+            raise failures.pop()
+        return [request.amount]
+
+    async def charge(request: Bought, discount: list[int]) -> None:
+        paid.append((request.amount, discount.copy()))
+        request.amount, discount[0] = 0, 0
+
+    async def refund(request: Bought, discount: list[int]) -> None:
+        paid.append((request.amount, discount.copy()))
+
+    async def ship(discount: list[int]) -> None:
+        raise Refused(f"not for {discount[0]}")
+
+    pause = [sleep("rest", 0.01)] if rests else []
+    saga = Saga("own", step(discount, retry=QUICK), *pause, step(charge, compensate=refund), step(ship))
+    with pytest.raises(Compensated, match="not for 70"):
+        await coordinator.run(saga, Bought(amount=100))
+    assert paid == [(100, [70]), (100, [70])]
+
+
 @pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route")], ids=["away", "wrong"])
 @pytest.mark.parametrize("on_unknown", ["retry", "ask"])
 async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordinator, world, turned_away, on_unknown):

@@ -1,6 +1,6 @@
 """A definition that breaks a rule is refused when it is built, with an error that quotes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -120,6 +120,7 @@ BROKEN = {
     "another input": (lambda: Saga("s", step(reserve), step(other_input)), "do not agree on the type of 'request'"),
     "not async": (lambda: Saga("s", step(plain)), "plain of step 'plain' is no async function"),
     "function as an output": (lambda: Saga("s", step(callback)), "what callback of step 'callback' returns cannot be"),
+    "what is read once": (lambda: await_signal("paid", of=Iterable[int]), "the signal 'paid' cannot be stored as JSON"),
     "unserialisable signal": (lambda: await_signal("paid", of=Unserialisable), "the signal 'paid' cannot be stored"),
     "by position only": (lambda: Saga("s", step(reserve), step(positional)), "takes 'reserve' by its position only"),
     "nothing": (lambda: Saga("s"), "has no steps"),
