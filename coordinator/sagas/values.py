@@ -59,7 +59,10 @@ def kept(kind: TypeAdapter[Any], value: Any) -> tuple[bytes, Any]:
     """*value* as JSON, and as whoever reads that has it. Raises `ValueError` where it is of another type, or would be
     another value by then.
     """
-    valid = kind.validator.validate_python(value)
+    try:
+        valid = kind.validator.validate_python(value)
+    except ValidationError as wrong:
+        raise ValueError(_told(wrong)) from None
     text = write(kind, valid)
     again = read(kind, text)
     if lost := changed(valid, again):
@@ -69,7 +72,10 @@ def kept(kind: TypeAdapter[Any], value: Any) -> tuple[bytes, Any]:
 
 def read(kind: TypeAdapter[Any], text: str | bytes) -> Any:
     """The value that JSON stands for. Raises `ValueError` where it is of another type."""
-    return kind.validator.validate_json(text, by_alias=True, by_name=True)
+    try:
+        return kind.validator.validate_json(text, by_alias=True, by_name=True)
+    except ValidationError as wrong:
+        raise ValueError(_told(wrong)) from None
 
 
 def _no_number(constant: str) -> None:
@@ -77,17 +83,18 @@ def _no_number(constant: str) -> None:
 
 
 def misfit(kind: TypeAdapter[Any], text: str | bytes) -> str:
-    """What is wrong with JSON that cannot be read as this type; empty where it can. (It quotes no value: they are kept
-    where operators look.)
-    """
+    """What is wrong with JSON that cannot be read as this type; empty where it can."""
     try:
         read(kind, text)
-    except ValidationError as wrong:
-        found = wrong.errors(include_url=False, include_context=False, include_input=False)[:_TOLD_MAX]
-        return "; ".join(f"{'.'.join(str(part) for part in each['loc']) or 'it'}: {each['msg']}" for each in found)
     except ValueError as wrong:
-        return repr(wrong)
+        return str(wrong)
     return ""
+
+
+def _told(wrong: ValidationError) -> str:
+    """What does not fit. It quotes no value: this is kept where operators look, and a value may be a secret."""
+    found = wrong.errors(include_url=False, include_context=False, include_input=False)[:_TOLD_MAX]
+    return "; ".join(f"{'.'.join(str(part) for part in each['loc']) or 'it'}: {each['msg']}" for each in found)
 
 
 class _Storable(GenerateJsonSchema):

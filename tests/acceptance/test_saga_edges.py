@@ -302,8 +302,28 @@ async def test_an_answer_about_a_step_that_cannot_be_read_is_told(coordinator, w
     async def known() -> object:
         return Status.DONE, "five"
 
-    with pytest.raises(Parked, match=r"nobody could say .*\(the last answer: ValidationError: "):
+    with pytest.raises(
+        Parked, match=r"nobody could say .*\(the last answer: ValueError: it: Input should be a valid int"
+    ):
         await coordinator.run(Saga("odd", step(pay, status=known, undo_retry=QUICK)))
+
+
+async def test_what_does_not_fit_is_told_without_what_it_is(coordinator):
+    """A reason and an alert are read by operators, and what a step returns may be a secret."""
+
+    async def issue() -> int:
+        return "the PIN 4711"
+
+    saga = Saga("pin", step(issue, retry=QUICK), await_signal("go", of=int))
+    with pytest.raises(Compensated, match="it: Input should be a valid integer") as undone:
+        await coordinator.run(saga)
+    assert "4711" not in str(undone.value)
+    with pytest.raises(InvalidDefinition, match="it: Input should be a valid integer") as refused:
+        await coordinator.start(Saga("amount", step(count_of)), "the PIN 4711")
+    assert "4711" not in str(refused.value)
+
+
+async def count_of(request: int) -> None: ...
 
 
 async def test_what_a_participant_asked_for_is_granted_when_it_is_asked_what_became_of_a_step(coordinator, world):
