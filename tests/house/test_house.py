@@ -103,6 +103,12 @@ def test_generated_parts_of_pages_are_up_to_date(page: Path):
         assert body.strip() == BLOCKS[name]().strip(), name
 
 
+@pytest.mark.parametrize("package", ["coordinator", "participants"])
+def test_type_checkers_of_others_see_our_types(package):
+    """By this marker (PEP 561); without it everything of ours is `Any` to them."""
+    assert (ROOT / package / "py.typed").is_file()
+
+
 def test_import_contracts_are_kept():
     """Imports point one way, and the protocol is pure."""
     command = [str(Path(sys.executable).with_name("lint-imports"))]
