@@ -72,6 +72,9 @@ class Saga:
         otherwise be gone on with in another shape, and leave out a compensation.)
         """
 
+    def __repr__(self) -> str:
+        return f"<Saga {self.label}: {', '.join(self.steps)}>"
+
     def text(self) -> str:
         """The definition as text: its steps by layers (those of one layer may run together), and what undoes them."""
         return drawing.text(self._picture())
@@ -170,14 +173,13 @@ def listed(sagas: Any) -> tuple[Saga, ...]:
     return given
 
 
-def _with_order(saga: str, steps: Sequence[StepDefinition]) -> list[StepDefinition]:
+def _with_order(saga: str, steps: Sequence[Any]) -> list[StepDefinition]:
     """Each after the one before it, where it does not say after which it comes. (Copies: several may have a step.)"""
     listed: list[StepDefinition] = []
     for each in steps:
         if not isinstance(each, StepDefinition):
-            raise InvalidDefinition(
-                f"saga {saga!r}: {each!r} is no step: write step(...), sleep(...), await_signal(...)"
-            )
+            remedy = "*steps" if isinstance(each, list | tuple) else "step(...), sleep(...), await_signal(...)"
+            raise InvalidDefinition(f"saga {saga!r}: {repr(each)[:100]} is no step: write {remedy}")
         before = (listed[-1].name,) if listed else ()
         listed.append(replace(each, after=before if each.after is None else each.after))
     return listed

@@ -153,6 +153,8 @@ def step(
     else:
         known = ", ".join(repr(each.value) for each in OnUnknown)
         raise InvalidDefinition(f"step {called!r}: on_unknown is one of {known}, not {on_unknown!r}")
+    if type(pivot) is not bool:
+        raise InvalidDefinition(f"step {called!r}: pivot is True or False, not {pivot!r}")
     if chosen is OnUnknown.ASK and status is None:
         raise InvalidDefinition(f"step {called!r} is to be asked about (on_unknown='ask'), and has no status=")
     checked.seconds(f"step {called!r}: timeout_s", timeout_s, above=0.0)

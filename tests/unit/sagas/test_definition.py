@@ -125,6 +125,14 @@ BROKEN = {
     "by position only": (lambda: Saga("s", step(reserve), step(positional)), "takes 'reserve' by its position only"),
     "nothing": (lambda: Saga("s"), "has no steps"),
     "too much": (lambda: Saga("s", *(step(reserve, name=f"s{n}") for n in range(101))), "has 101 steps; from 1 to 100"),
+    "a list of steps": (
+        lambda: Saga("s", [step(reserve), step(charge)]),
+        r"is no step: write \*steps",
+    ),
+    "a pivot in words": (
+        lambda: Saga("s", step(reserve, pivot="no")),
+        "step 'reserve': pivot is True or False, not 'no'",
+    ),
     "no step": (lambda: Saga("s", reserve), "is no step: write step"),
     "a word of ours": (lambda: Saga("s", step(reserve, name="request")), "a step cannot be called 'request'"),
     "a quotation mark": (lambda: Saga("s", step(reserve, name='say "go"')), "a step cannot be called 'say \"go\"'"),
@@ -243,3 +251,8 @@ def test_a_type_with_a_reader_and_a_writer_of_its_own_can_be_stored():
         return Purse(coin=1)
 
     assert list(Saga("s", step(earn)).steps) == ["earn"]
+
+
+def test_a_definition_says_what_it_is():
+    saga = Saga("checkout", step(reserve, compensate=release), step(charge), version="2")
+    assert repr(saga) == "<Saga checkout@2: reserve, charge>"
