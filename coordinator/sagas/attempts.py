@@ -15,7 +15,9 @@ class Attempts:
     """How often a call is made before its step is taken for failed; *at_most* includes the first.
 
     The pause before attempt n is random in [0, backoff_s * 2 ** (n - 2)], never above *backoff_max_s* (full jitter).
-    None is begun later than *within_s* seconds after the first (None: whenever): a deadline for the step as a whole.
+    None is begun later than *within_s* seconds after the first (None: whenever). Both are counted by the process that
+    makes the calls: whoever goes on with the saga after it, or once it was parked, counts anew. (A deadline that holds
+    throughout is the saga's own, `deadline_s`.)
     Raises `InvalidDefinition` for what is no number, or not above zero.
     """
 
