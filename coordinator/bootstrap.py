@@ -350,3 +350,5 @@ class Coordinator(SagaVerbs):
             raise InvalidDefinition("a coordinator needs participants (a database, a broker, or both), or sagas")
         if len(self._given) > limits.BRANCHES_MAX:
             raise InvalidDefinition(f"{len(self._given)} participants are above the limit of {limits.BRANCHES_MAX}")
+        if len({id(participant) for participant in self._given.values()}) < len(self._given):
+            raise InvalidDefinition(f"a participant is registered twice among {sorted(self._given)}: make one for each")

@@ -241,6 +241,9 @@ async def test_impossible_choices_are_refused_before_any_work(stage):
             pass
     with pytest.raises(InvalidDefinition, match="is no recipe"):
         coordinator.transaction("t", recipe="three-phase")
+    twice = MemoryDatabase()
+    with pytest.raises(InvalidDefinition, match=r"registered twice among \['here', 'there'\]"):
+        Coordinator(journal="memory://impossible", participants={"here": twice, "there": twice})
     memory = Coordinator(
         journal="memory://impossible",
         participants={"db": MemoryDatabase(holds_journal=False), "events": MemoryBroker(prepares=False)},
