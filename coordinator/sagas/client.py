@@ -1,6 +1,7 @@
 """What a service does with sagas: run one, start one and come back to it, signal it, call it off."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,18 @@ from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
 from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, hear, refused_cancel, say
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
-from coordinator.errors import Compensated, InDoubt, InvalidDefinition, Parked, Refused, Replaced, Unheard
+from coordinator.errors import (
+    Compensated,
+    Disconnected,
+    InDoubt,
+    InvalidDefinition,
+    Misconfigured,
+    Parked,
+    Refused,
+    Replaced,
+    Unavailable,
+    Unheard,
+)
 from coordinator.gids import RANDOM_BYTES, new_gid, valid_gid
 from coordinator.keys import check_key
 from coordinator.ports import Alerts, Clock
@@ -29,8 +41,11 @@ from coordinator.sagas.steps import REPLY, signal_name
 from coordinator.sagas.values import adapter, write
 from coordinator.settings import Settings
 
+logger = logging.getLogger(__name__)
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.02, 1.0
 _ANYTHING = adapter("a signal", Any)
+_UNREAD = (Unavailable, Disconnected, Misconfigured, OSError, TimeoutError)
+"""The log does not answer a question. Of a saga that has begun this says nothing, least of all that it has not."""
 _ENDED = (Phase.COMPLETED, Phase.COMPENSATED)
 
 
@@ -126,9 +141,14 @@ class Sagas:
         refused (`KeyReused`).
         """
         gid, run = await self.engine.start(_checked(saga), value, key=key, gid=self._gid())
-        if run is None and (loaded := await self.engine.log.load(gid)) is not None:
-            return self._handle(saga, loaded)
-        return SagaHandle(gid, saga, self)
+        if run is not None:
+            return SagaHandle(gid, saga, self)
+        try:
+            loaded = await self.engine.log.load(gid)
+        except _UNREAD as failure:
+            logger.warning("which definition saga %s has is not known yet: %r", gid, failure)
+            return SagaHandle(gid, saga, self, False)
+        return SagaHandle(gid, saga, self) if loaded is None else self._handle(saga, loaded)
 
     async def run(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaOutcome:
         """Begin *saga* and wait until it has completed. See `SagaHandle.result` for what is raised otherwise."""
@@ -183,16 +203,22 @@ class Sagas:
         self.engine.listening.nudge(gid)
 
     async def ended(self, gid: str, saga: Saga) -> SagaOutcome:
-        """Wait for its end, or until it is parked and nothing that was said lets it go on, wherever it is driven."""
+        """Wait for its end, or until it is parked and nothing that was said lets it go on, wherever it is driven.
+
+        A log that does not answer is asked again for as long as that takes.
+        """
         pause_s = _LOOK_FIRST_S
         while True:
             if (here := self.engine.running.get(gid)) is not None:
                 outcome = await self.engine.await_here(here)
                 if outcome.phase in _ENDED:
                     return outcome
-            run = await self._read(gid, saga)
-            if run.state.ended or (run.state.parked is not None and not await self._is_let_go(run)):
-                return run.outcome()
+            try:
+                run = await self._read(gid, saga)
+                if run.state.ended or (run.state.parked is not None and not await self._is_let_go(run)):
+                    return run.outcome()
+            except _UNREAD as failure:
+                logger.warning("what became of saga %s is not known yet: %r", gid, failure)
             await asyncio.sleep(pause_s)
             pause_s = min(_LOOK_MAX_S, 1.5 * pause_s)
 

@@ -1,0 +1,60 @@
+"""What whoever begins a saga and waits for it is told while its log, or its process, is gone."""
+
+import asyncio
+
+import pytest
+
+from coordinator import Unavailable
+from coordinator.errors import Disconnected, Misconfigured
+from coordinator.protocol.saga import Phase
+from coordinator.sagas import Saga, sleep, step
+from tests.acceptance.test_sagas import coordinator, journal, world
+
+__all__ = ["coordinator", "journal", "world"]
+
+DOWN = [
+    Unavailable("it restarts"),
+    Disconnected("it went away"),
+    Misconfigured("it knows us no more"),
+    OSError("reset"),
+]
+
+
+@pytest.fixture
+def unread(coordinator, monkeypatch):
+    """A list of what the next readings of the log raise."""
+    log, failures = coordinator.sagas.engine.log, []
+    load = log.load
+
+    async def failing(gid):
+        if failures:
+            raise failures.pop(0)
+        return await load(gid)
+
+    monkeypatch.setattr(log, "load", failing)
+    return failures
+
+
+async def test_a_log_that_does_not_answer_says_nothing_of_a_saga_that_has_begun(coordinator, world, unread):
+    """Whoever was told that nothing has happened would begin it again, and charge twice."""
+
+    async def charge() -> None:
+        await world.act("charge")
+
+    waits = asyncio.create_task(coordinator.run(Saga("rests", step(charge, pivot=True), sleep("cool-off", 0.3))))
+    while not world.did:  # noqa: ASYNC110 - what is waited for has no event.
+        await asyncio.sleep(0.005)
+    unread += DOWN
+    assert (await waits).completed
+    assert (unread, world.did) == ([], ["charge"])
+
+
+@pytest.mark.parametrize("failure", DOWN, ids=repr)
+async def test_who_begins_it_has_a_handle_though_the_log_cannot_be_read(coordinator, world, unread, failure):
+    """It stands for its key already: what it is pinned to is found out later."""
+    saga = world.saga()
+    first = await coordinator.start(saga, 1, key="k")
+    unread.append(failure)
+    again = await coordinator.start(saga, 1, key="k")
+    assert (again.gid, (await again.result()).phase) == (first.gid, Phase.COMPLETED)
+    assert not unread
