@@ -62,8 +62,9 @@ class SagaHandle:
     async def result(self) -> SagaOutcome:
         """Wait until it has completed; its outcome.
 
-        Raises `Compensated` where it was undone, `Parked` where it waits for an operator. A word that lets it go on is
-        an operator's: once it is said, this waits for what comes of it.
+        Raises `Compensated` where it was undone, `Parked` where it waits for an operator, and `InDoubt` where this
+        process stops first: it goes on elsewhere. A word that lets a parked one go on is an operator's: once it is
+        said, this waits for what comes of it.
         """
         return _judged(await self._sagas.ended(self.gid, self.saga))
 
@@ -205,7 +206,7 @@ class Sagas:
     async def ended(self, gid: str, saga: Saga) -> SagaOutcome:
         """Wait for its end, or until it is parked and nothing that was said lets it go on, wherever it is driven.
 
-        A log that does not answer is asked again for as long as that takes.
+        A log that does not answer is asked again for as long as that takes. Raises `InDoubt` where this process stops.
         """
         pause_s = _LOOK_FIRST_S
         while True:
@@ -219,7 +220,10 @@ class Sagas:
                     return run.outcome()
             except _UNREAD as failure:
                 logger.warning("what became of saga %s is not known yet: %r", gid, failure)
-            await asyncio.sleep(pause_s)
+            if not self.engine.stopping:
+                await asyncio.sleep(pause_s)
+            if self.engine.stopping:
+                raise InDoubt(f"{gid} has not ended yet, and this process stops: ask another one", gid=gid)
             pause_s = min(_LOOK_MAX_S, 1.5 * pause_s)
 
     async def outcome(self, gid: str, saga: Saga) -> SagaOutcome:

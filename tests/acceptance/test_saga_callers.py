@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from coordinator import Unavailable
+from coordinator import InDoubt, Unavailable
 from coordinator.errors import Disconnected, Misconfigured
 from coordinator.protocol.saga import Phase
-from coordinator.sagas import Saga, sleep, step
-from tests.acceptance.test_sagas import coordinator, journal, world
+from coordinator.sagas import Saga, await_signal, sleep, step
+from tests.acceptance.test_saga_crashes import process
+from tests.acceptance.test_sagas import coordinator, journal, until, world
 
 __all__ = ["coordinator", "journal", "world"]
 
@@ -42,8 +43,7 @@ async def test_a_log_that_does_not_answer_says_nothing_of_a_saga_that_has_begun(
         await world.act("charge")
 
     waits = asyncio.create_task(coordinator.run(Saga("rests", step(charge, pivot=True), sleep("cool-off", 0.3))))
-    while not world.did:  # noqa: ASYNC110 - what is waited for has no event.
-        await asyncio.sleep(0.005)
+    await until(lambda: world.did)
     unread += DOWN
     assert (await waits).completed
     assert (unread, world.did) == ([], ["charge"])
@@ -58,3 +58,17 @@ async def test_who_begins_it_has_a_handle_though_the_log_cannot_be_read(coordina
     again = await coordinator.start(saga, 1, key="k")
     assert (again.gid, (await again.result()).phase) == (first.gid, Phase.COMPLETED)
     assert not unread
+
+
+async def test_who_waits_when_the_process_stops_is_told_that_nobody_knows_here(journal, world):
+    """It goes on elsewhere, when its signal comes: neither its end nor a failure."""
+    saga = Saga("waits", await_signal("go"))
+    async with process(journal, saga) as stopping:
+        waits = asyncio.create_task(stopping.run(saga, key="k"))
+        handle = await stopping.start(saga, key="other")
+        await until(lambda: not stopping.sagas.engine.running)
+    async with asyncio.timeout(5):
+        with pytest.raises(InDoubt, match="this process stops"):
+            await waits
+        with pytest.raises(InDoubt, match="this process stops"):
+            await handle.result()
