@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal
 
-from coordinator import limits
+from coordinator import errors, limits
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import Halted, SagaRun
 from coordinator.errors import (
     CoordinatorError,
     InDoubt,
-    InvalidDefinition,
-    Misconfigured,
     Outdated,
     Replaced,
-    TurnedAway,
     Unavailable,
 )
 from coordinator.errors import Refused as RefusedByStep
@@ -41,7 +38,12 @@ logger = logging.getLogger(__name__)
 Direction = Literal["action", "compensation", "status"]
 # A transaction that a database rolled back so that another one could be serialised, or a deadlock end.
 _ROLLED_BACK = frozenset({"40001", "40P01"})
-
+# What the step itself says is a plain one, or of a class of its own below that.
+_OF_ONE_CALL = tuple(
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, RefusedByStep) and kind is not RefusedByStep
+)
 
 LOST = "the process that ran it was lost"
 
@@ -234,8 +236,8 @@ def nothing_happened(failure: BaseException) -> bool:
 
 
 def says_nothing_of_earlier(refusal: RefusedByStep) -> bool:
-    """Whether a no is to this call alone: what the step is about was not looked at."""
-    return isinstance(refusal, TurnedAway | Misconfigured | InvalidDefinition)
+    """Whether a no is to this call alone: what the step is about was not looked at, or an earlier one has done it."""
+    return isinstance(refusal, _OF_ONE_CALL)
 
 
 def _asked_for_s(failure: BaseException) -> float:

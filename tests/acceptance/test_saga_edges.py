@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Replaced, Unavailable, limits
-from coordinator.errors import Compensated, Disconnected, Misconfigured, Outdated, Parked, TurnedAway
+from coordinator.errors import Compensated, Disconnected, Misconfigured, Outdated, Parked, TurnedAway, VotedNo
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, Status, StepContext, await_signal, sleep, step
 from tests.acceptance.test_sagas import QUICK, SETTINGS, coordinator, journal, phase, until, world
@@ -171,7 +171,7 @@ async def test_what_a_call_changes_in_its_arguments_nobody_else_has(coordinator,
     assert paid == [(100, [70]), (100, [70])]
 
 
-@pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route")], ids=["away", "wrong"])
+@pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route"), VotedNo("taken")], ids=repr)
 @pytest.mark.parametrize("on_unknown", ["retry", "ask"])
 async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordinator, world, turned_away, on_unknown):
     """The first one may have done it: it is undone, or asked about, and not taken for a no."""

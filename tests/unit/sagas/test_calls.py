@@ -5,8 +5,8 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from coordinator import Refused, Unavailable
-from coordinator.engine.saga_calls import nothing_happened
+from coordinator import Refused, Unavailable, errors
+from coordinator.engine.saga_calls import nothing_happened, says_nothing_of_earlier
 
 ROLLED_BACK = [
     asyncpg.SerializationError("could not serialize access"),
@@ -36,3 +36,25 @@ def test_of_anything_else_nobody_knows(failure):
     """A connection that was lost may have carried the call."""
     assert not nothing_happened(failure)
     assert not nothing_happened(DBAPIError("UPDATE", {}, failure))
+
+
+class SoldOut(Refused):
+    """A step's own."""
+
+
+class TakenByUs(errors.VotedNo):
+    """One of this project's, by another name."""
+
+
+OURS = [kind for kind in vars(errors).values() if isinstance(kind, type) and Refused in kind.__mro__[1:]]
+
+
+@pytest.mark.parametrize("refusal", [*OURS, TakenByUs])
+def test_what_this_project_refuses_is_one_call(refusal):
+    """A key that was used, a unique row that is there: an earlier attempt may be what did that."""
+    assert says_nothing_of_earlier(refusal("no"))
+
+
+@pytest.mark.parametrize("refusal", [Refused, SoldOut])
+def test_what_a_step_refuses_in_its_own_words_is_the_step(refusal):
+    assert not says_nothing_of_earlier(refusal("no"))
