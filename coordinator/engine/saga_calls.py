@@ -223,9 +223,12 @@ class Calls:
                 return await boundary(_POINTS[direction], called, gid=run.gid, step=step.name)
         except asyncio.CancelledError as cancelled:
             if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            # Nobody cancelled us: something that the step awaited was, and that is an error like any other.
-            raise InDoubt(f"what step {step.name!r} awaited was cancelled", gid=run.gid) from cancelled
+                if run.let_go or run.flying.get(step.name) is not task:
+                    raise  # It is we who cut it off, or it is what drives the saga, which then ends as a whole.
+                while task.cancelling():
+                    task.uncancel()
+            # Not we: something that the step awaited was cancelled, or it was by its own doing. That is a failure.
+            raise InDoubt(f"step {step.name!r}, or what it awaited, was cancelled", gid=run.gid) from cancelled
 
 
 def nothing_happened(failure: BaseException) -> bool:

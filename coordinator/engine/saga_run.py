@@ -70,6 +70,8 @@ class SagaRun:
     nudged: asyncio.Event | None = None
     rushed: asyncio.Event | None = None
     """What cuts the pauses short that are made now."""
+    let_go: bool = False
+    """Whether what drives it here is cut off by us: no failure of its own."""
     told: bool = False
     """Whether a signal was sent to it here, and has not been read."""
     lease: Lease | None = None

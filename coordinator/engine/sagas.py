@@ -181,9 +181,14 @@ class SagaEngine:
         task.add_done_callback(partial(self._forget, run))
 
     def _forget(self, run: SagaRun, ended: "asyncio.Task[None]") -> None:
+        failure: BaseException | None = None
+        if not ended.cancelled():
+            failure = ended.exception()
+        elif not (run.let_go or self.stopping):  # Not by us: else nobody would hear of it, however often it happens.
+            failure = InDoubt("what drives it was cancelled, by a step or by something that it called", gid=run.gid)
+        run.let_go = True
         for task in run.flying.values():
             task.cancel()
-        failure = None if ended.cancelled() else ended.exception()
         if self.stopping and not run.state.ended:
             self._left.append(run)
         if failure is not None and not isinstance(failure, Halted):
@@ -339,6 +344,8 @@ class SagaEngine:
         """This process was replaced: what it drove is another one's, and is not driven under a later lease of ours."""
         self.failures.clear()
         self.broken.clear()
+        for run in self.running.values():
+            run.let_go = True
         for task in self.tasks.values():
             task.cancel()
 

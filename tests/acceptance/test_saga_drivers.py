@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from coordinator import limits
 from coordinator.errors import Compensated
 from coordinator.protocol.calls import CallBudget
@@ -140,3 +142,66 @@ async def test_a_signal_that_nobody_was_told_of_here_is_found_when_the_time_for_
             assert (await handle.result()).outputs["paid"] == 4
         except Compensated as undone:
             raise AssertionError(f"it was there: {undone}") from undone
+
+
+@pytest.mark.parametrize("policy", ["compensate", "retry"])
+async def test_a_step_that_cancels_the_task_that_it_is_called_in_has_failed_by_its_policy(
+    journal, world, monkeypatch, policy
+):
+    """It is not called for ever, and nobody is told: what drives it is cut off, and what it did is in doubt."""
+    monkeypatch.setattr(limits, "OWN_RECORD_IDLE_S", 0.05)
+    doubt = Doubt(world, on_unknown=policy)
+    world.cancels = {"charge"}
+    async with process(journal, doubt.saga) as driver:
+        handle = await driver.start(doubt.saga)
+        await phase(handle, Phase.COMPENSATED if policy == "compensate" else Phase.PARKED)
+    if policy == "compensate":
+        assert (world.begun.count("charge"), world.did) == (1, ["reserve", "refund", "release"])
+    else:
+        assert (world.begun.count("charge"), world.did) == (limits.ADOPTIONS_MAX + 1, ["reserve"])
+
+
+@pytest.mark.parametrize("policy", ["compensate", "retry"])
+async def test_a_step_that_cancels_its_task_takes_no_sibling_with_it(journal, world, policy):
+    """It has failed as often as it may be called, and what was called beside it ends."""
+
+    async def torn() -> None:
+        await world.act("torn")
+
+    async def undo() -> None:
+        await world.act("undo")
+
+    async def beside() -> None:
+        await world.act("beside")
+
+    async def unbeside() -> None:
+        await world.act("unbeside")
+
+    world.cancels = {"torn"}
+    world.holds["beside"] = asyncio.Event()
+    both = Saga(
+        "both",
+        step(torn, compensate=undo, on_unknown=policy, retry=QUICK, after=()),
+        step(beside, compensate=unbeside, after=()),
+    )
+    async with process(journal, both) as driver:
+        handle = await driver.start(both)
+        await until(lambda: world.begun.count("torn") == (1 if policy == "compensate" else QUICK.at_most))
+        await asyncio.sleep(0.05)
+        world.holds["beside"].set()
+        await phase(handle, Phase.COMPENSATED, "was cancelled")
+    assert (world.begun.count("beside"), sorted(world.did)) == (1, ["beside", "unbeside", "undo"])
+
+
+async def test_what_is_cut_off_by_us_is_no_failure_of_its_driving(journal, world):
+    """A process that was replaced, or that stops, has let go: nothing is counted against the saga."""
+    doubt = Doubt(world, on_unknown="retry")
+    world.holds["charge"] = asyncio.Event()
+    async with process(journal, doubt.saga) as driver:
+        engine = driver.sagas.engine
+        await driver.start(doubt.saga)
+        await until(lambda: "charge" in world.begun)
+        await engine.let_go()
+        await until(lambda: not engine.tasks)
+        assert (engine.failures, engine.broken) == ({}, set())
+        world.holds["charge"].set()

@@ -28,13 +28,17 @@ async def phase(handle, wanted, reason=""):
 
 
 class World:
-    """What steps did, in order; and what they are told to raise, by (direction and) name."""
+    """What steps did, in order; what they are told to raise, by (direction and) name; and which cancel their task."""
 
     def __init__(self):
         self.did, self.begun, self.raises, self.holds = [], [], {}, {}
+        self.cancels = set()
 
     async def act(self, name):
         self.begun.append(name)
+        if name in self.cancels:
+            asyncio.current_task().cancel()
+            await asyncio.sleep(60)
         if hold := self.holds.get(name):
             await hold.wait()
         if failures := self.raises.get(name):
