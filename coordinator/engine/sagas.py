@@ -177,7 +177,8 @@ class SagaEngine:
         """Drive it in a task of its own."""
         self.running[run.gid] = run
         task = asyncio.get_running_loop().create_task(self._drive(run), name=f"saga {run.gid}")
-        self.tasks[run.gid] = task
+        if not task.done():  # An eager one may be, by now.
+            self.tasks[run.gid] = task
         task.add_done_callback(partial(self._forget, run))
 
     def _forget(self, run: SagaRun, ended: "asyncio.Task[None]") -> None:
@@ -208,7 +209,8 @@ class SagaEngine:
     def _leave(self, run: SagaRun) -> None:
         """It ended, it sleeps, or it is another's: whoever waits looks again."""
         if self.running.get(run.gid) is run:
-            del self.running[run.gid], self.tasks[run.gid]
+            del self.running[run.gid]
+            self.tasks.pop(run.gid, None)
         for waiter in run.waiters:
             if not waiter.done():
                 waiter.set_result(run.outcome())
