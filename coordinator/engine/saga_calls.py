@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from coordinator import errors, limits
 from coordinator.engine.saga_budgets import CallBudgets
-from coordinator.engine.saga_run import Halted, SagaRun
+from coordinator.engine.saga_run import CalledOff, Halted, SagaRun
 from coordinator.errors import (
     CoordinatorError,
     InDoubt,
@@ -60,6 +60,8 @@ class Calls:
     coordinator: Any = None
     rest: Callable[[SagaRun, float], Awaitable[None]] = field(init=False)
     """Lets so many seconds pass between two attempts, or fewer; the saga may have been called off when it returns."""
+    called_off: Callable[[SagaRun], Awaitable[str]] = field(init=False)
+    """Why a call that had to wait is not made after all; empty where it is."""
     halted: bool = False
     """This process stops: what is under way may end, and no call is made any more."""
     _timeouts: Timeouts = field(default_factory=Timeouts)
@@ -73,6 +75,8 @@ class Calls:
             try:
                 value = await self._call(run, step, call, "action", made)
                 return _done(step, value)
+            except CalledOff as why:
+                return await self._given_up(run, step, doubtful, str(why))
             except (Replaced, Halted, asyncio.CancelledError):
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a step raises, the saga has to know what it means.
@@ -167,7 +171,10 @@ class Calls:
             await self._rest(run, seconds)
         if run.state.phase is not Phase.BACKWARD:
             return None
-        reason = "it was called off before it was tried again"
+        return await self._given_up(run, step, doubtful, "it was called off before it was tried again")
+
+    async def _given_up(self, run: SagaRun, step: StepDefinition, doubtful: bool, reason: str) -> Happened:
+        """What is known of a step that is not called any more."""
         if doubtful and step.on_unknown is OnUnknown.ASK:
             return await self.ask(run, step, reason)
         return Happened((Unknown if doubtful else Refused)(step.name, reason))
@@ -200,11 +207,15 @@ class Calls:
         direction: Direction,
         attempt: int,
     ) -> Any:
+        waited = bool(call.participant)
         if (held := self.may_call()) is not None:
+            waited = True
             await held
         if self.halted:
             raise Halted
         if direction == "action":
+            if waited and (why := await self._why_not(run, step)):
+                raise CalledOff(why)
             run.begun.add(step.name)
         keywords = call.keywords(run.values)
         if call.takes_context:
@@ -229,6 +240,11 @@ class Calls:
                     task.uncancel()
             # Not we: something that the step awaited was cancelled, or it was by its own doing. That is a failure.
             raise InDoubt(f"step {step.name!r}, or what it awaited, was cancelled", gid=run.gid) from cancelled
+
+    async def _why_not(self, run: SagaRun, step: StepDefinition) -> str:
+        """Why an action that had to wait is not called any more. A pivot in doubt is, to know: nobody could undo it."""
+        doubtful = step.name in run.begun or step.name in run.state.doubtful
+        return "" if doubtful and step.pivot else await self.called_off(run)
 
 
 def nothing_happened(failure: BaseException) -> bool:

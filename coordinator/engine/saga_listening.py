@@ -13,7 +13,7 @@ from typing import Any
 from coordinator import limits
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_run import SagaRun
-from coordinator.engine.saga_signals import RETRY, hear
+from coordinator.engine.saga_signals import CANCEL, RETRY, hear
 from coordinator.errors import Unavailable
 from coordinator.ports import Clock
 from coordinator.protocol.saga import Cancelled, Phase, cancellable
@@ -71,6 +71,21 @@ class Listening:
             return None
         run.told = False
         return hear(run)
+
+    async def called_off(self, run: SagaRun) -> str:
+        """Why an action whose turn has come is not called after all; empty where it is. Whoever drives it hears it."""
+        if run.state.phase is Phase.BACKWARD:
+            return "it was called off before its turn came"
+        if self.is_late(run):
+            return "the deadline of its saga has passed before its turn came"
+        if run.told and cancellable(run.saga.shape, run.state):
+            try:
+                sent = await self.log.signals(run.number)
+            except (Unavailable, *UNKNOWN):
+                return ""  # As where it was sent a moment later.
+            if any(signal.name == CANCEL and signal.id not in run.consumed for signal in sent):
+                return "it was called off before its turn came"
+        return ""
 
     async def until(self, run: SagaRun, over: Iterable["asyncio.Future[Any]"]) -> Happened | None:
         """Wait until one of *over* is done, or until a word or a time comes for the saga: what that comes to."""

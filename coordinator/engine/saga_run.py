@@ -26,6 +26,10 @@ class Halted(Exception):
     """This process stops: a call was not made."""
 
 
+class CalledOff(Halted):
+    """A call was not made: its saga turned back, or is to, while it waited for its turn."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaOutcome:
     """How a saga ended, or where it stands: *outputs* by step, of those that are done."""

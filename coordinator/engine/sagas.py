@@ -75,7 +75,7 @@ class SagaEngine:
         """The sagas that run are those that listen, and what they rest between is what they listen in."""
         self.listening = Listening(log=self.log, clock=self.clock, running=self.running)
         self.parking = Parking(alerts=self.alerts)
-        self.calls.rest = self._rest
+        self.calls.rest, self.calls.called_off = self._rest, self.listening.called_off
 
     def register(self, saga: Saga) -> None:
         """Make *saga* known here. Raises `InvalidDefinition` where another one has its name and version."""

@@ -1,6 +1,7 @@
 """Whoever drives a saga calls steps under its lease, and none once it stops, and goes on from all that was written."""
 
 import asyncio
+import sys
 
 import pytest
 
@@ -205,3 +206,53 @@ async def test_what_is_cut_off_by_us_is_no_failure_of_its_driving(journal, world
         await until(lambda: not engine.tasks)
         assert (engine.failures, engine.broken) == ({}, set())
         world.holds["charge"].set()
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another one"])
+@pytest.mark.parametrize("late", [False, True], ids=["called off", "past its deadline"])
+async def test_what_is_called_off_while_it_waits_for_its_turn_is_not_called(journal, world, late, beside):
+    """It was not under way: nothing has begun that would have to settle first."""
+
+    async def hold() -> None:
+        await world.act("hold")
+
+    async def unhold() -> None:
+        await world.act("unhold")
+
+    async def charge() -> None:
+        await world.act("charge")
+
+    async def refund() -> None:
+        await world.act("refund")
+
+    async def take() -> None:
+        await world.act("take")
+
+    taken = Saga("taken", step(take, participant="bank"))
+    pays = step(charge, compensate=refund, participant="bank", **({"after": ()} if beside else {}))
+    waits = Saga("waits", step(hold, compensate=unhold), pays, deadline_s=0.5 if late else None)
+    async with process(journal, taken, waits, lease_s=60.0, budgets={"bank": CallBudget(in_flight=1)}) as driver:
+        world.holds["take"] = asyncio.Event()
+        other = await driver.start(taken)
+        await until(lambda: world.begun)
+        handle = await driver.start(waits)
+        row = driver.sagas.engine.calls.budgets._row("bank")
+        await until(lambda: world.did == ["hold"] and row.places._waiters)
+        if late:
+            await asyncio.sleep(0.6)
+        else:
+            await handle.cancel("a change of mind")
+        world.holds["take"].set()
+        await phase(handle, Phase.COMPENSATED, "deadline" if late else "a change of mind")
+        assert (await other.result()).completed
+    assert (world.begun.count("charge"), world.did[-1]) == (0, "unhold")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are eager since Python 3.12")
+async def test_a_saga_may_end_before_its_task_is_known(world, request):
+    """Where tasks are eager, and nothing in it has to wait."""
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    async with process(f"memory://{request.node.name}", world.saga()) as driver:
+        async with asyncio.timeout(5):
+            assert (await driver.run(world.saga(), 1)).completed
+        assert not driver.sagas.engine.tasks
