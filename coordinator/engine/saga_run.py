@@ -13,7 +13,7 @@ from coordinator import limits
 from coordinator.errors import InvalidDefinition, Refused
 from coordinator.keys import check_key
 from coordinator.ports import Lease
-from coordinator.protocol.saga import Done, Phase, SagaState, Skipped, doubted, evolve, may_have_begun
+from coordinator.protocol.saga import Done, Phase, Resumed, SagaState, Skipped, doubted, evolve, may_have_begun
 from coordinator.protocol.saga_shape import StepName
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.events import Happened, decode
@@ -61,7 +61,7 @@ class SagaRun:
     begun: set[StepName] = field(default_factory=set)
     """Actions that were called here, but for those of which it is known that nothing has happened yet."""
     deadline_s: float = float("inf")
-    """On this process' monotonic clock."""
+    """On this process' monotonic clock. There is none any more once an operator has said how it goes on."""
     signalled: int = 0
     """How many signals have been read; what came later is still to be looked at."""
     signals: list[Signal] = field(default_factory=list)
@@ -108,12 +108,15 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
     values: dict[str, Any] = {
         REQUEST: None if saga.input is None else _kept(saga.input, saga, loaded, "input", loaded.input)
     }
+    deadline_s = float("inf") if loaded.left_s is None else now_s + loaded.left_s
     state, consumed = saga.beginning, set[int]()
     for text in loaded.events:
         event, output, signal = decode(text)
         state = evolve(saga.shape, state, event)
         if signal is not None:
             consumed.add(signal)
+        if isinstance(event, Resumed | Skipped):
+            deadline_s = float("inf")
         if '"o":' in text and isinstance(event, Done):
             kind = saga.steps[event.step].output
             # As JSON again: a strict type takes from it what it would not take from a plain value.
@@ -132,7 +135,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
         term=loaded.reigns,
         consumed=consumed,
         lease=lease,
-        deadline_s=float("inf") if loaded.left_s is None else now_s + loaded.left_s,
+        deadline_s=deadline_s,
     )
 
 

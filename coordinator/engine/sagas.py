@@ -316,6 +316,8 @@ class SagaEngine:
             await self.write(run, Happened(Stuck(event.step, "its output cannot be stored: see the log")))
             return
         run.state, run.position = state, run.position + 1
+        if word is not None:
+            run.deadline_s = float("inf")  # It may have passed meanwhile, and would say the opposite of the operator.
         if self.failures:
             self.failures.pop(run.number, None)
         if isinstance(event, Done):

@@ -216,8 +216,7 @@ def evolve(shape: Shape, state: SagaState, event: SagaEvent) -> SagaState:
         case Skipped() if state.parked is not None and event.step == state.parked[1]:
             # Whoever takes the pivot on himself has passed it: there is no way back from there.
             phase = Phase.FORWARD if event.step == shape.pivot else state.parked[0]
-            resumed = _changed(state, phase=phase, parked=None)
-            return _marked(shape, resumed, event.step, Mark.SKIPPED)
+            return _marked(shape, _going(shape, state, phase), event.step, Mark.SKIPPED)
     raise IllegalTransition(f"{event} cannot happen to a saga that is {state.phase} with {dict(state.marks)}")
 
 
@@ -336,7 +335,13 @@ def _resumed(shape: Shape, state: SagaState, phase: Phase, step: StepName) -> Sa
     doubtful = state.doubtful
     if shape.steps[step].on_unknown is OnUnknown.COMPENSATE and _pivoted(shape, state):
         doubtful -= {step}
-    return _changed(state, phase=phase, parked=None, doubtful=doubtful)
+    return _changed(_going(shape, state, phase), doubtful=doubtful)
+
+
+def _going(shape: Shape, state: SagaState, phase: Phase) -> SagaState:
+    """On its way again, by an operator's word. For as long as it was parked nobody listened: each wait begins anew."""
+    waits = {name: until_s for name, until_s in state.waits.items() if shape.steps[name].kind is not Kind.SIGNAL}
+    return _changed(state, phase=phase, parked=None, waits=waits, reason="" if phase is Phase.FORWARD else None)
 
 
 def _in_doubt(state: SagaState, step: StepName) -> SagaState:
