@@ -13,14 +13,13 @@ When the block ends, both have happened or neither has. What the block's own end
 """
 
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import BaseModel
 
-from coordinator import limits
+from coordinator import blocks, limits
 from coordinator.errors import (
     CoordinatorError,
     InDoubt,
@@ -38,8 +37,6 @@ from coordinator.protocol.policy import FailurePolicy, Rollback
 
 Value = bytes | str | BaseModel | None
 Headers = Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]]
-
-_current: ContextVar[str | None] = ContextVar("unanimity_transaction", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +130,14 @@ class TransactionBlock:
 
     async def __aenter__(self) -> Self:
         """Open the transaction. Raises `InvalidDefinition`, `KeyReused` or `Unavailable` before any work."""
-        if (outer := _current.get()) is not None:
+        if (outer := blocks.inside.get()) is not None:
             raise InvalidDefinition(f"transactions do not nest: {self.name!r} is inside {outer!r}; pass that one on")
         if self._work is not None:
             raise InvalidDefinition(f"{self.name!r} was entered before: ask the coordinator for a new transaction")
         self._work = await self.engine.begin(
             self.name, recipe=self.recipe, policy=self.policy, key=self.key, deadline_s=self.deadline_s
         )
-        _current.set(self.name)
+        blocks.inside.set(self.name)
         self._note("invoke")
         return self
 
@@ -150,7 +147,7 @@ class TransactionBlock:
         """End the transaction: commit it, or roll it back where the block raised."""
         work = self._open()
         self._ended = True
-        _current.set(None)
+        blocks.inside.set(None)
         if error is not None:
             await work.abort(f"the block raised {type(error).__name__}")
             self._note("fail")

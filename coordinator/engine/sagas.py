@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from coordinator import limits
+from coordinator import blocks, limits
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.saga_calls import Calls, said
@@ -216,6 +216,8 @@ class SagaEngine:
                 waiter.set_result(run.outcome())
 
     async def _drive(self, run: SagaRun) -> None:
+        if blocks.inside.get() is not None:  # Whoever began it was inside of one: its steps are not.
+            blocks.inside.set(None)
         shape, steps = run.saga.shape, run.saga.steps
         while actions := owed(shape, run.state):
             if self.stopping and not run.flying and not run.held:

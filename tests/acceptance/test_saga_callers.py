@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from coordinator import InDoubt, Unavailable
+from coordinator import Coordinator, InDoubt, Unavailable
 from coordinator.errors import Disconnected, Misconfigured
 from coordinator.protocol.saga import Phase
-from coordinator.sagas import Saga, await_signal, sleep, step
+from coordinator.sagas import Saga, StepContext, await_signal, sleep, step
+from participants import MemoryDatabase
 from tests.acceptance.test_saga_crashes import process
 from tests.acceptance.test_sagas import coordinator, journal, until, world
 
@@ -72,3 +73,32 @@ async def test_who_waits_when_the_process_stops_is_told_that_nobody_knows_here(j
             await waits
         with pytest.raises(InDoubt, match="this process stops"):
             await handle.result()
+
+
+async def test_a_saga_that_is_started_inside_a_block_is_no_part_of_it(journal, world):
+    """It goes on though the block is rolled back, and its steps, in order or at once, have blocks of their own."""
+    saga_began = asyncio.Event()
+
+    async def first() -> None:
+        await saga_began.wait()
+
+    async def book(context: StepContext) -> None:
+        async with context.coordinator.transaction("book") as transaction:
+            (await transaction.enlist("db")).insert("t", context.step)
+
+    saga = Saga(
+        "inside",
+        step(first),
+        *(step(book, name=name, after="first") for name in ("one", "other")),
+        step(book, name="last", after=("one", "other")),
+    )
+    database = MemoryDatabase()
+    async with Coordinator(journal=journal, sagas=[saga], participants={"db": database}) as coordinator:
+        with pytest.raises(ZeroDivisionError):
+            async with coordinator.transaction("outer") as transaction:
+                (await transaction.enlist("db")).insert("t", "outer")
+                handle = await coordinator.start(saga)
+                saga_began.set()
+                assert (await handle.result()).completed
+                raise ZeroDivisionError
+    assert sorted(database.store.tables["t"]) == ["last", "one", "other"]
