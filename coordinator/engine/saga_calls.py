@@ -7,6 +7,7 @@ of a database) means that nothing happened. Everything else, a timeout first of 
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -84,7 +85,7 @@ class Calls:
                 doubtful = doubtful or isinstance(failure, Outdated)  # What is known here is not all that happened.
                 if isinstance(failure, RefusedByStep) and not (doubtful and says_nothing_of_earlier(failure)):
                     return Happened(Refused(step.name, said(failure)))
-                passed_s, asked_for_s = self.clock.monotonic_s() - began_s, _asked_for_s(failure)
+                passed_s, asked_for_s = self.clock.monotonic_s() - began_s, pause_asked_s(failure)
                 unknown = not nothing_happened(failure)
                 # What one attempt may have done, no later one takes back by doing nothing.
                 doubtful = doubtful or unknown
@@ -116,7 +117,7 @@ class Calls:
                 if step.undo_retry.over(made, self.clock.monotonic_s() - began_s):
                     return Happened(Stuck(step.name, f"its compensation failed {made} times: {said(failure)}"))
                 pause_s = self.budgets.pause_s(call.participant, step.undo_retry, made)
-                await self._rest(run, _asked_for_s(failure) + pause_s)
+                await self._rest(run, pause_asked_s(failure) + pause_s)
             else:
                 return Happened(Undone(step.name))
 
@@ -136,7 +137,11 @@ class Calls:
                 raise
             except Exception as failure:  # noqa: BLE001 - no answer is no answer, whatever it was.
                 logger.info("status of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
-                answer, asked_for_s, why = Status.UNKNOWN, _asked_for_s(failure), f" (the last answer: {said(failure)})"
+                answer, asked_for_s, why = (
+                    Status.UNKNOWN,
+                    pause_asked_s(failure),
+                    f" (the last answer: {said(failure)})",
+                )
             if answer is Status.NEVER:
                 return Happened(Refused(step.name, reason))
             if step.undo_retry.over(made, self.clock.monotonic_s() - began_s):
@@ -250,8 +255,8 @@ class Calls:
 def nothing_happened(failure: BaseException) -> bool:
     """Whether a failed call is known to have done nothing, so that the same call may be made again."""
     # What wraps a driver's error (SQLAlchemy does) has it as `orig`.
-    states = {getattr(each, "sqlstate", None) for each in (failure, getattr(failure, "orig", None))}
-    return isinstance(failure, Unavailable) or bool(states & _ROLLED_BACK)
+    states = (_told(each, "sqlstate") for each in (failure, _told(failure, "orig")))
+    return isinstance(failure, Unavailable) or any(isinstance(state, str) and state in _ROLLED_BACK for state in states)
 
 
 def says_nothing_of_earlier(refusal: RefusedByStep) -> bool:
@@ -259,9 +264,18 @@ def says_nothing_of_earlier(refusal: RefusedByStep) -> bool:
     return isinstance(refusal, _OF_ONE_CALL)
 
 
-def _asked_for_s(failure: BaseException) -> float:
+def pause_asked_s(failure: BaseException) -> float:
     """How long a participant asked to be left alone; the pause comes on top, so that not all return at once."""
-    return getattr(failure, "retry_after_s", None) or 0.0
+    asked_s = _told(failure, "retry_after_s")
+    return float(asked_s) if isinstance(asked_s, int | float) and 0 <= asked_s <= sys.float_info.max else 0.0
+
+
+def _told(failure: Any, name: str) -> Any:
+    """What an error has as *name*; None where it has no such. It is a step's own, and may be anything."""
+    try:
+        return getattr(failure, name, None)
+    except Exception:  # noqa: BLE001 - a property of a step's own error.
+        return None
 
 
 def _done(step: StepDefinition, value: Any) -> Happened:

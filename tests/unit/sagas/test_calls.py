@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from coordinator import Refused, Unavailable, errors
-from coordinator.engine.saga_calls import nothing_happened, says_nothing_of_earlier
+from coordinator.engine.saga_calls import nothing_happened, pause_asked_s, says_nothing_of_earlier
 
 ROLLED_BACK = [
     asyncpg.SerializationError("could not serialize access"),
@@ -58,3 +58,34 @@ def test_what_this_project_refuses_is_one_call(refusal):
 @pytest.mark.parametrize("refusal", [Refused, SoldOut])
 def test_what_a_step_refuses_in_its_own_words_is_the_step(refusal):
     assert not says_nothing_of_earlier(refusal("no"))
+
+
+class Odd(Exception):
+    """Its attributes are what a step's author made of them."""
+
+    def __init__(self, **told):
+        super().__init__("odd")
+        self.__dict__.update(told)
+
+    @property
+    def orig(self):
+        """It cannot be had."""
+        raise LookupError
+
+
+@pytest.mark.parametrize("said", ["30", b"1", None, float("nan"), float("inf"), -1, 10**400, [], object()], ids=repr)
+def test_what_is_no_number_of_seconds_asks_for_nothing(said):
+    """A header as it came, say."""
+    assert pause_asked_s(Odd(retry_after_s=said)) == 0.0
+
+
+@pytest.mark.parametrize("said", [0, 3, 0.5])
+def test_who_asks_to_be_left_alone_is(said):
+    assert pause_asked_s(Odd(retry_after_s=said)) == said
+
+
+@pytest.mark.parametrize("said", [[], {}, 40001, None], ids=repr)
+def test_what_is_no_state_of_a_database_says_nothing(said):
+    """And what cannot even be read."""
+    assert not nothing_happened(Odd(sqlstate=said))
+    assert nothing_happened(Odd(sqlstate="40001"))
