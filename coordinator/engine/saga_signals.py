@@ -2,14 +2,23 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from coordinator.engine.saga_run import SagaRun
 from coordinator.errors import Refused
 from coordinator.gids import valid_gid
 from coordinator.ports import Alerts
-from coordinator.protocol.saga import Cancelled, Phase, Resumed, SagaState, Skipped, cancellable
+from coordinator.protocol.saga import (
+    Cancelled,
+    Mark,
+    Phase,
+    Resumed,
+    SagaState,
+    Skipped,
+    cancellable,
+    may_have_begun,
+)
 from coordinator.protocol.saga_shape import CONTROL, Shape, StepName
 from coordinator.sagas.events import Happened
 from coordinator.sagas.log import SagaLog, Signal
@@ -70,6 +79,17 @@ def refused_cancel(shape: Shape, state: SagaState) -> str:
     phase, step = state.parked
     why = "it is being undone already" if phase is Phase.BACKWARD else "its pivot is done"
     return f"{why}, and it is parked at {step}: resume it, or skip {step}"
+
+
+def unheard(shape: Shape, state: SagaState, waits: Collection[StepName]) -> str:
+    """Why nobody hears what these steps wait for any more; empty where somebody may, or has heard it."""
+    marks = [state.marks.get(name) for name in waits]
+    if Mark.DONE in marks:
+        return ""
+    phase = state.phase if state.parked is None else state.parked[0]
+    if phase is Phase.BACKWARD and shape.pivot not in may_have_begun(shape, state):
+        return f"it is being undone ({state.reason})"
+    return "" if None in marks else "what waited for it has ended without it"
 
 
 def hear(run: SagaRun) -> Happened | None:

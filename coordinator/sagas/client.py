@@ -1,6 +1,7 @@
 """What a service does with sagas: run one, start one and come back to it, signal it, call it off."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Iterable
@@ -16,7 +17,7 @@ from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_calls import Calls
 from coordinator.engine.saga_recovery import SagaRecovery
 from coordinator.engine.saga_run import SagaOutcome, SagaRun, restored
-from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, hear, refused_cancel, say
+from coordinator.engine.saga_signals import CANCEL, RESUME, RETRY, SKIP, hear, refused_cancel, say, unheard
 from coordinator.engine.sagas import SagaEngine
 from coordinator.engine.timers import Periodic
 from coordinator.errors import (
@@ -73,7 +74,11 @@ class SagaHandle:
         return await self._sagas.outcome(self.gid, self.saga)
 
     async def signal(self, name: str, payload: Any = None) -> None:
-        """Send it a signal. Raises `Refused` where it has ended, and where it waits for no such, or of another type."""
+        """Send it a signal, which may come early, and twice.
+
+        Raises `InvalidDefinition` for one that its definition has not, or has with another type, and `Unheard` where
+        the saga has ended, is being undone, or has gone on without it.
+        """
         if not self._pinned:  # Whoever has its definition looks at it.
             await self._sagas.send(self.gid, name, payload)
             return
@@ -87,6 +92,7 @@ class SagaHandle:
             raise InvalidDefinition(
                 f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r} ({wrong})"
             ) from wrong
+        await self._sagas.refuse_vain(self.gid, self.saga, name)
         await self._sagas.send(self.gid, name, from_json(text))
 
     # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is
@@ -245,6 +251,14 @@ class Sagas:
             return restored(pinned, loaded, now_s=self.clock.monotonic_s())
         except InvalidDefinition as unreadable:
             raise InDoubt(str(unreadable), gid=gid) from unreadable
+
+    async def refuse_vain(self, gid: str, saga: Saga, signal: str) -> None:
+        """Raise `Unheard` where the saga goes on, or is undone, without anybody waiting for *signal* any more."""
+        with contextlib.suppress(InvalidDefinition):  # Whoever can read it tells.
+            state = await self.state(gid, saga)
+            waits = [each.name for each in saga.steps.values() if each.signal == signal]
+            if state is not None and (why := unheard(saga.shape, state, waits)):
+                raise Unheard(f"saga {gid} does not hear {signal!r}: {why}", gid=gid)
 
     async def refuse_going(self, gid: str, saga: Saga, step: str = "") -> None:
         """Raise `Refused` where it is not parked (at *step*), or where somebody has let it go on already.

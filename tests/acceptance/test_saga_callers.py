@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from coordinator import Coordinator, InDoubt, Unavailable
-from coordinator.errors import Disconnected, Misconfigured
+from coordinator import Compensated, Coordinator, InDoubt, Refused, Unavailable
+from coordinator.errors import Disconnected, Misconfigured, Unheard
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Saga, StepContext, await_signal, sleep, step
 from participants import MemoryDatabase
 from tests.acceptance.test_saga_crashes import process
-from tests.acceptance.test_sagas import coordinator, journal, until, world
+from tests.acceptance.test_sagas import coordinator, journal, phase, until, world
 
 __all__ = ["coordinator", "journal", "world"]
 
@@ -102,3 +102,71 @@ async def test_a_saga_that_is_started_inside_a_block_is_no_part_of_it(journal, w
                 assert (await handle.result()).completed
                 raise ZeroDivisionError
     assert sorted(database.store.tables["t"]) == ["last", "one", "other"]
+
+
+async def test_a_signal_that_nobody_will_hear_is_not_taken(coordinator, world):
+    """Whoever sent it would think that it counts. One that was heard may come twice, whatever came of it."""
+    undoing = asyncio.Event()
+
+    async def hold() -> None:
+        await world.act("hold")
+
+    async def unhold() -> None:
+        undoing.set()
+        await world.act("unhold")
+
+    async def ship(paid: int) -> None:
+        raise Refused("sold out")
+
+    holding = step(hold, compensate=unhold)
+    late = Saga("late", holding, await_signal("paid", within=0.1, of=int), step(ship))
+    lost = Saga("lost", holding, await_signal("paid", of=int), step(ship))
+    for saga, heard in ((late, False), (lost, True)):
+        undoing.clear()
+        world.holds["unhold"] = asyncio.Event()
+        handle = await coordinator.start(saga)
+        if heard:
+            await handle.signal("paid", 4)
+        await undoing.wait()
+        if heard:
+            await handle.signal("paid", 4)
+        else:
+            with pytest.raises(Unheard, match="it is being undone"):
+                await handle.signal("paid", 4)
+        world.holds["unhold"].set()
+        with pytest.raises(Compensated):
+            await handle.result()
+
+
+async def test_a_signal_for_what_comes_behind_a_pivot_in_flight_is_heard(coordinator, world):
+    """It was called off, and goes forward all the same where the pivot is done."""
+
+    async def charge() -> None:
+        await world.act("charge")
+
+    world.holds["charge"] = asyncio.Event()
+    handle = await coordinator.start(Saga("turned", step(charge, pivot=True), await_signal("go")))
+    await until(lambda: world.begun)
+    await handle.cancel("a change of mind")
+    await handle.signal("go")
+    world.holds["charge"].set()
+    assert (await handle.result()).completed
+
+
+async def test_a_signal_that_an_operator_did_without_is_not_taken(coordinator, world):
+    async def decide() -> None:
+        await world.act("decide")
+
+    async def ship() -> None:
+        await world.act("ship")
+
+    world.holds["ship"] = asyncio.Event()
+    saga = Saga("decides", step(decide, pivot=True), await_signal("paid", within=0.05), step(ship))
+    handle = await coordinator.start(saga)
+    await phase(handle, Phase.PARKED)
+    await handle.skip("paid", "it was paid in cash")
+    await until(lambda: "ship" in world.begun)
+    with pytest.raises(Unheard, match="ended without it"):
+        await handle.signal("paid")
+    world.holds["ship"].set()
+    assert (await handle.result()).completed
