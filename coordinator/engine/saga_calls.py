@@ -46,7 +46,8 @@ _OF_ONE_CALL = tuple(
     if isinstance(kind, type) and issubclass(kind, RefusedByStep) and kind is not RefusedByStep
 )
 
-LOST = "the process that ran it was lost"
+LOST, PARKED = "the process that ran it was lost", "nobody knew it when it was parked"
+"""Why nobody knows what became of a step."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,11 +153,12 @@ class Calls:
         """What became of a step that somebody else may have begun, as its policy says."""
         if step.name not in run.unsettled():
             return Happened(Refused(step.name, "it was not begun"))
+        why = LOST if run.doubted else PARKED
         if step.on_unknown is OnUnknown.ASK:
-            return await self.ask(run, step, LOST)
+            return await self.ask(run, step, why)
         if step.on_unknown is OnUnknown.RETRY and step.pivot:
             return await self.act(run, step)  # It is idempotent, and nobody could undo it: it is called to know.
-        return Happened(Unknown(step.name, LOST))
+        return Happened(Unknown(step.name, why))
 
     async def _rest(self, run: SagaRun, seconds: float) -> None:
         """The pause before another attempt. Raises `Halted` where none is made here any more."""

@@ -74,6 +74,8 @@ class SagaRun:
     nudged: asyncio.Event | None = None
     rushed: asyncio.Event | None = None
     """What cuts the pauses short that are made now."""
+    doubted: bool = False
+    """Whether somebody who drove it before was lost, or cut off, and left it in doubt."""
     let_go: bool = False
     """Whether what drives it here is cut off by us: no failure of its own."""
     told: bool = False
@@ -136,6 +138,7 @@ def restored(saga: Saga, loaded: Loaded, *, now_s: float, lease: Lease | None = 
         consumed=consumed,
         lease=lease,
         deadline_s=deadline_s,
+        doubted=loaded.doubtful,
     )
 
 

@@ -82,3 +82,11 @@ async def test_what_a_saga_turns_back_for_is_the_reason(coordinator, world):
     assert (await handle.outcome()).reason == ""
     await handle.cancel("a change of mind")
     await phase(handle, Phase.COMPENSATED, "a change of mind")
+
+
+async def test_no_process_is_said_to_be_lost_where_none_was(coordinator, world):
+    """It was parked in doubt, and is called off: it is asked about once more, and parked again."""
+    handle = await coordinator.start(asked(world))
+    await phase(handle, Phase.PARKED, "ConnectionResetError")
+    await handle.cancel("a change of mind")
+    await phase(handle, Phase.PARKED, "nobody knew it when it was parked")
