@@ -89,9 +89,7 @@ class SagaHandle:
         try:
             text = awaited[name].written(payload)
         except ValueError as wrong:
-            raise InvalidDefinition(
-                f"saga {self.saga.name!r} waits for another type as {name!r}: {payload!r} ({wrong})"
-            ) from wrong
+            raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {wrong}") from wrong
         await self._sagas.refuse_vain(self.gid, self.saga, name)
         await self._sagas.send(self.gid, name, from_json(text))
 

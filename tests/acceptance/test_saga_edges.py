@@ -397,8 +397,13 @@ async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):
     with pytest.raises(Refused, match="was begun as unan:"):
         await coordinator.attach(world.saga(), gid="unan:01ARZ3NDEKTSV4RRFFQ69G5FAV")
     handle = await coordinator.start(Saga("deaf", await_signal("go")))
-    with pytest.raises(InvalidDefinition, match="waits for another type as 'go'"):
-        await handle.signal("go", object())
+    deep: list[object] = []
+    for _ in range(3000):
+        deep = [deep]
+    for payload in (object(), deep):
+        with pytest.raises(InvalidDefinition, match="waits for another type as 'go'") as refused:
+            await handle.signal("go", payload)
+        assert "object at" not in str(refused.value)  # It may be a secret, and is no word of an error.
     with pytest.raises(InvalidDefinition, match="waits for another type as 'go'"):
         await handle.signal("go", float("nan"))
     assert len(repr(handle)) < 100

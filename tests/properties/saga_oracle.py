@@ -7,7 +7,7 @@ are promised: each step once or undone once, in reverse order, nothing after its
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.properties.saga_plans import ATTEMPTS, GOOD, Plan, StepPlan
+from tests.properties.saga_plans import ATTEMPTS, GOOD, NOTHING, Plan, StepPlan
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,20 @@ def _in_flight(plan: Plan, verdict: Verdict) -> list[str]:
 def _called_again(plan: Plan, verdict: Verdict) -> list[str]:
     """A successor does not call again what its lost predecessor had called, unless it is idempotent.
 
-    But an operator who resumes a saga behind its pivot may have it called; and what is handed over in order is known.
+    But an operator who resumes a saga behind its pivot may have it called. What is handed over in order is known;
+    and so is what a parked saga had been answered, by whoever goes on with it where an operator lets it.
     """
     if any(strike.action == "stop" for strike in plan.strikes):
         return []
-    found, by = [], {}
+    found, by, calls = [], {}, Counter[int]()
     for s in verdict.seen:
         if s.what != "call" or s.direction != "action" or plan.steps[s.step].on_unknown == "retry":
             continue
         resumed = plan.operator == "resume" and plan.pivot is not None and plan.pivot in {s.step, *plan.before(s.step)}
-        if by.setdefault(s.step, s.process) < s.process and not resumed:  # In the order of their names they began.
+        did_nothing = bool(plan.operator) and NOTHING.issuperset(plan.steps[s.step].answers[: calls[s.step]])
+        calls[s.step] += 1
+        if by.setdefault(s.step, s.process) < s.process and not resumed and not did_nothing:
+            # In the order of their names they began.
             found.append(f"s{s.step} was called by {by[s.step]}, which was lost, and again by {s.process}")
     return found
 

@@ -13,6 +13,8 @@ ANSWERS = ("ok", "refused", "unavailable", "conflict", "timeout, done", "timeout
 """`conflict` is a serialisation failure of the participant's database; `late` is given up first, and arrives then;
 `slow` is a yes that comes when others have long been answered."""
 GOOD = frozenset({"ok", "twice", "slow"})
+NOTHING = frozenset({"unavailable", "conflict"})
+"""After these it is known that the call did nothing, and that another may."""
 UNDO_ANSWERS = tuple(answer for answer in ANSWERS if answer != "refused")
 ASKED = ("ok", "unknown", "unavailable")
 LOG_ACTIONS = ("crash", "lost", "late", "takeover", "reborn", "stop")
