@@ -18,7 +18,7 @@ from coordinator.errors import (
     DeadlineExceeded,
     InvalidDefinition,
     NothingEnlisted,
-    Refused,
+    TurnedAway,
     Unavailable,
 )
 from coordinator.ports import Ability, ConnectedSession, HoldsOutbox, Message, PublishingSession
@@ -245,6 +245,6 @@ class EngineWork:
     def _refuse_oversize(self, message: Message) -> None:
         size = len(message.value or b"") + len(message.key or b"")
         if size > limits.MESSAGE_BYTES_MAX:
-            raise Refused(f"a message of {size} bytes is above the limit of {limits.MESSAGE_BYTES_MAX}")
+            raise TurnedAway(f"a message of {size} bytes is above the limit of {limits.MESSAGE_BYTES_MAX}")
         if len(self.run.messages) >= limits.MESSAGES_PER_TRANSACTION_MAX:
-            raise Refused(f"more than {limits.MESSAGES_PER_TRANSACTION_MAX} messages in one transaction")
+            raise TurnedAway(f"more than {limits.MESSAGES_PER_TRANSACTION_MAX} messages in one transaction")

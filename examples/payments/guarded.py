@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
-from coordinator import InDoubt, KeyReused, Refused, Replaced, Unavailable
+from coordinator import InDoubt, InvalidDefinition, KeyReused, Refused, Replaced, Unavailable
 from participants.barrier import Barrier, Call, Direction, Verdict
 from participants.http import delivery_of
 
@@ -55,6 +55,8 @@ async def guarded(
         return _says(422, str(reused))
     except Replaced as outdated:  # Not 409: whoever has the higher term may have had the effect.
         return _says(412, str(outdated))
+    except InvalidDefinition as wrong:  # Ours, not the step's: 409 would say that it was never done.
+        return _says(400, str(wrong))
     except Refused as refused:
         return _says(409, str(refused))
     except InDoubt as doubt:  # Nothing else says "ask again, and then ask a person".

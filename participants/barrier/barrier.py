@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import limits
-from coordinator.errors import Conflict, InvalidDefinition, Refused
+from coordinator.errors import Conflict, InvalidDefinition
 from coordinator.faults.points import boundary
 from coordinator.gids import made_at
 from coordinator.schema import apply, queries
@@ -79,13 +79,13 @@ class Barrier:
     async def enter(self, connection: Any, call: Call) -> Passage:
         """What *call* may do; recorded on the caller's open transaction, which carries the effect as well.
 
-        Commit it whatever the verdict is, and roll it back on any error. Raises `Refused` outside of a transaction,
-        `InvalidDefinition` for a key that no index takes, `Replaced`, `KeyReused` and `Refused` as `decide` does,
+        Commit it whatever the verdict is, and roll it back on any error. Raises `InvalidDefinition` outside of a
+        transaction and for a key that no index takes, `Replaced`, `KeyReused` and `Refused` as `decide` does,
         `InDoubt` where what is to be undone is not here and may have been forgotten, and the driver's own errors: an
         error is never an answer, so the delivery comes again.
         """
         if not await self._driver.in_transaction(connection):
-            raise Refused("the barrier records a delivery inside the transaction of its effect: open one first")
+            raise InvalidDefinition("a delivery is recorded inside the transaction of its effect: open one first")
         return await self._pass(connection, call, State.DONE)
 
     async def intend(self, connection: Any, call: Call) -> Passage:
@@ -95,7 +95,7 @@ class Barrier:
         transaction could take back would be worth nothing, so this has a transaction of its own.
         """
         if self._driver.is_open(connection):
-            raise Refused("a marker is committed by itself, before the effect: call this outside of a transaction")
+            raise InvalidDefinition("a marker is committed by itself, before the effect: outside of a transaction")
         async with self._driver.transaction(connection):
             passage = await self._pass(connection, call, State.INTENDED)
             if passage.verdict not in (Verdict.PROCEED, Verdict.UNSETTLED):
@@ -106,14 +106,14 @@ class Barrier:
         """Keep the answer of a delivery that entered on this open transaction, for its duplicates.
 
         Only a final answer: never an error after which it would be done again. *refused*: it had no effect, and never
-        will have; an undo then finds nothing to undo. Raises `Refused` outside of a transaction, and where the delivery
-        entered on another one: what that committed stands.
+        will have; an undo then finds nothing to undo. Raises `InvalidDefinition` outside of a transaction, and where
+        the delivery entered on another one: what that committed stands.
         """
         refuse_refusal(call, refused)
         if not await self._driver.in_transaction(connection):
-            raise Refused("an answer is kept inside the transaction of the effect: open one first")
+            raise InvalidDefinition("an answer is kept inside the transaction of the effect: open one first")
         if not await self._end(connection, call, State.DONE, result, refused):
-            raise Refused(f"the {call} has not entered on this transaction: there is nothing to keep an answer of")
+            raise InvalidDefinition(f"the {call} has not entered on this transaction: of what is this the answer?")
 
     async def settle(
         self, connection: Any, call: Call, result: bytes | None = None, *, refused: bool = False
@@ -125,7 +125,7 @@ class Barrier:
         """
         refuse_refusal(call, refused)
         if not await self._driver.in_transaction(connection):
-            raise Refused("a marker is settled inside the transaction of the local effects: open one first")
+            raise InvalidDefinition("a marker is settled inside the transaction of the local effects: open one first")
         end = partial(self._end, connection, call, State.INTENDED, result, refused)
         if await boundary("barrier.settle", end):
             return Verdict.PROCEED
@@ -139,9 +139,9 @@ class Barrier:
         tell anybody `NEVER`. Raises `InDoubt` where it is not here and may have been forgotten.
         """
         if call.direction is not call.direction.origin:
-            raise Refused(f"what became of a {call.direction} is not asked: repeat it until it is done")
+            raise InvalidDefinition(f"what became of a {call.direction} is not asked: repeat it until it is done")
         if not await self._driver.in_transaction(connection):
-            raise Refused("the barrier keeps out what has not come yet inside a transaction: open one first")
+            raise InvalidDefinition("the barrier keeps out what has not come yet inside a transaction: open one first")
         arguments, placed = (call.direction.value, State.BLOCKED.value, call.term, None), set[Direction]()
         records = await self._look(connection, call, "place", arguments, {call.direction}, placed)
         told = standing(call, records)
@@ -259,4 +259,4 @@ def _passage(call: Call, verdict: Verdict, records: dict[Direction, Record]) -> 
 def refuse_refusal(call: Call, refused: bool) -> None:
     """Refuse the refusal of what must succeed in the end: an undo, a confirmation."""
     if refused and call.direction is not call.direction.origin:
-        raise Refused(f"a {call.direction} is repeated until it is done: it cannot be refused")
+        raise InvalidDefinition(f"a {call.direction} is repeated until it is done: it cannot be refused")

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any, Protocol
 
-from coordinator.errors import InvalidDefinition, Refused
+from coordinator.errors import InvalidDefinition
 
 
 class Driver(Protocol):
@@ -90,8 +90,8 @@ class Psycopg:
     async def in_transaction(self, connection: Any) -> bool:
         """Whether one is open, or the next statement opens one.
 
-        Raises `Refused` while a statement of another task is under way, since nobody knows then. (Whether a transaction
-        has failed, or the connection is closed, the next statement says by itself.)
+        Raises `InvalidDefinition` while a statement of another task is under way, since nobody knows then. (Whether a
+        transaction has failed, or the connection is closed, the next statement says by itself.)
         """
         self._expect_its_own(connection)
         if not connection.autocommit:
@@ -101,7 +101,7 @@ class Psycopg:
                 await pipeline.sync()
         status = connection.info.transaction_status.name
         if status == "ACTIVE":
-            raise Refused("another task has a statement under way on this connection: give each task its own")
+            raise InvalidDefinition("another task has a statement under way on this connection: give each task its own")
         return bool(status != "IDLE")
 
     def is_open(self, connection: Any) -> bool:

@@ -57,7 +57,7 @@ class RedisBarrier:
     async def ask(self, call: Call) -> tuple[Standing, bytes | None]:
         """What became of the action, try or message *call*, and its answer. See `Barrier.ask`."""
         if call.direction is not call.direction.origin:
-            raise Refused(f"what became of a {call.direction} is not asked: repeat it until it is done")
+            raise InvalidDefinition(f"what became of a {call.direction} is not asked: repeat it until it is done")
         state, kept, _, _ = await self._run("ask", call)
         return STANDING[State(state.decode())], kept
 

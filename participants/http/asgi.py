@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
-from coordinator.errors import Refused
+from coordinator.errors import InvalidDefinition
 from participants.http.signing import SIGNED, Delivery, Forged, Verifier
 
 Scope = MutableMapping[str, Any]
@@ -101,10 +101,12 @@ class SignedRequests:
 
 
 def delivery_of(scope: Scope) -> Delivery:
-    """What the request that *scope* belongs to is about. Raises `Refused` where the middleware is missing."""
+    """What the request that *scope* belongs to is about. Raises `InvalidDefinition` where the middleware is missing."""
     found = scope.get(_DELIVERY)
     if not isinstance(found, Delivery):
-        raise Refused("the request was not verified: the application has no SignedRequests, or the path is open")
+        raise InvalidDefinition(
+            "nobody has verified this request: the application has no SignedRequests, or the path is open"
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import KeyReused, Refused
+from coordinator.errors import InvalidDefinition, KeyReused, Refused
 from coordinator.faults.points import boundary
 from coordinator.schema import apply, queries
 from coordinator.telemetry import Telemetry, configured
@@ -58,10 +58,10 @@ class Inbox:
         """Whether this message is new; recorded on the caller's open transaction, which carries the effect as well.
 
         False for a duplicate: skip the effect. Raises `KeyReused` where the id was recorded with another payload, and
-        `Refused` outside of a transaction.
+        `InvalidDefinition` outside of a transaction.
         """
         if not connection.is_in_transaction():
-            raise Refused("the inbox records an id inside the transaction of the effect: open one first")
+            raise InvalidDefinition("the inbox records an id inside the transaction of the effect: open one first")
         fingerprint = hashlib.sha256(payload or b"").digest()
         arguments = (self.consumer, identifier, fingerprint)
         recorded = await boundary("inbox.insert", lambda: connection.fetchval(SQL["record"], *arguments))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from coordinator.errors import InvalidDefinition, Refused, TurnedAway
+from coordinator.errors import InvalidDefinition, TurnedAway
 from participants.barrier.drivers import Asyncpg, Driver
 
 
@@ -22,7 +22,7 @@ async def reread(connection: Any, query: str, *arguments: Any, expected: Any, dr
     """
     speaks = driver or Asyncpg()
     if not await speaks.in_transaction(connection):
-        raise Refused("what is read again is written in the same transaction: open one first")
+        raise InvalidDefinition("what is read again is written in the same transaction: open one first")
     rows = await speaks.rows(connection, f"{query} FOR UPDATE", *arguments)
     if not rows:
         raise Changed(f"it is gone since it was read: it was {expected!r} then")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from coordinator.errors import Conflict, Refused, TurnedAway
+from coordinator.errors import Conflict, InvalidDefinition, TurnedAway
 from coordinator.schema import apply, queries
 from participants.barrier.drivers import Asyncpg, Driver
 
@@ -71,11 +71,13 @@ class SemanticLocks:
         Taking a lock twice is legal.
         """
         if self._driver.is_open(connection):
-            raise Refused("a semantic lock opens the transaction of its step: take it outside of one")
+            raise InvalidDefinition("a semantic lock opens the transaction of its step: take it outside of one")
         try:
             async with self._driver.transaction(connection):
                 if not await self._driver.in_transaction(connection):
-                    raise Refused("a semantic lock is taken in one transaction, and this connection commits by itself")
+                    raise InvalidDefinition(
+                        "a semantic lock is taken in one transaction: this connection commits by itself"
+                    )
                 if resources:
                     await self._take(connection, gid, *resources)
                 yield partial(self._take, connection, gid)
@@ -88,7 +90,7 @@ class SemanticLocks:
         Having none of them is no error: a compensation may come although its step never did.
         """
         if not await self._driver.in_transaction(connection):
-            raise Refused("a semantic lock is let go inside the transaction that makes it superfluous: open one first")
+            raise InvalidDefinition("a semantic lock is let go inside the transaction that makes it needless: open one")
         await self._driver.rows(connection, SQL["free"], gid, list(resources), not resources)
         await self._driver.rows(connection, SQL["stop_waiting"], gid, list(resources), not resources)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator import limits
-from coordinator.errors import Disconnected, InDoubt, Misconfigured, Refused, Replaced, Unavailable
+from coordinator.errors import Disconnected, InDoubt, Misconfigured, Refused, Replaced, TurnedAway, Unavailable
 from coordinator.faults.points import boundary
 from coordinator.ports import Ability, Doubtful, Message, PoolFigures, TransactionalIds
 from coordinator.protocol.model import BranchName, Ending, Evidence, Gid, Prepared, Recipe, Vote
@@ -305,9 +305,9 @@ class KafkaSession:
         """Take a message; it travels at once. Raises `Refused` for a topic that no broker can have."""
         topic = message.topic
         if not topic or len(topic) > _TOPIC_BYTES_MAX or not all(c.isalnum() or c in "._-" for c in topic):
-            raise Refused(f"{topic!r} is no Kafka topic: letters, digits, '.', '_' and '-', at most 249 of them")
+            raise TurnedAway(f"{topic!r} is no Kafka topic: letters, digits, '.', '_' and '-', at most 249 of them")
         if message.partition is not None and message.partition < 0:
-            raise Refused(f"there is no partition {message.partition}")
+            raise TurnedAway(f"there is no partition {message.partition}")
         self._transaction.add(message)
 
     async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:

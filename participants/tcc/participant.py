@@ -160,7 +160,9 @@ class TccSession:
     def reserve(self, what: Any) -> None:
         """Have *what* reserved when the transaction commits. Once: it is all of this share."""
         if self._asked:
-            raise Refused(f"{self._participant.name} is asked for one thing in a transaction: put it all into that")
+            raise InvalidDefinition(
+                f"{self._participant.name} is asked for one thing in a transaction: put all into it"
+            )
         self._asked.append(what)
 
     async def vote(self, timeout_s: float) -> tuple[Vote, Evidence]:

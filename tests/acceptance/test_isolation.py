@@ -117,7 +117,7 @@ async def test_a_lock_is_kept_over_transactions_and_let_go_in_one(bench):
             raise AssertionError("nobody gets here")
     async with locks.taken(one, "c", gid="3"):  # What was refused took nothing.
         pass
-    with pytest.raises(Refused, match="inside the transaction"):
+    with pytest.raises(InvalidDefinition, match="inside the transaction"):
         await locks.release(await bench.connect(autocommit=True), gid="1")
     async with bench.driver.transaction(one):
         await locks.release(one, "b", gid="1")
@@ -138,7 +138,7 @@ async def test_a_step_that_fails_takes_no_lock(bench):
         pass
     async with bench.driver.transaction(one):
         await bench.driver.rows(one, "SELECT 1")
-        with pytest.raises(Refused, match="outside of one"):
+        with pytest.raises(InvalidDefinition, match="outside of one"):
             async with locks.taken(one, "a", gid="2"):
                 pass
 

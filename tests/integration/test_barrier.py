@@ -82,9 +82,9 @@ async def test_a_connection_that_commits_by_itself_is_refused(url, driver):
     kind, connected = DRIVERS[driver]
     async with connected(url) as connection:
         for use in (Barrier("s", kind).enter, Barrier("s", kind).settle):
-            with pytest.raises(Refused, match="inside the transaction"):
+            with pytest.raises(InvalidDefinition, match="inside the transaction"):
                 await use(connection, CALL)
-        with pytest.raises(Refused, match="inside the transaction"):
+        with pytest.raises(InvalidDefinition, match="inside the transaction"):
             await Barrier("s", kind).keep(connection, CALL, b"r")
     assert await records(url) == {}
 
@@ -117,7 +117,7 @@ async def test_no_answer_is_kept_of_what_was_committed_before(url, driver):
             await barrier.keep(connection, CALL, b"first")
             await barrier.keep(connection, CALL, b"kept")
         async with kind.transaction(connection):
-            with pytest.raises(Refused, match="has not entered on this transaction"):
+            with pytest.raises(InvalidDefinition, match="has not entered on this transaction"):
                 await barrier.keep(connection, CALL, b"no", refused=True)
             assert (await barrier.enter(connection, CALL)).result == b"kept"
             assert (await barrier.enter(connection, UNDO)).verdict is Verdict.PROCEED
@@ -140,7 +140,7 @@ async def test_a_marker_is_never_part_of_another_transaction(url, driver):
     kind, connected = DRIVERS[driver]
     async with connected(url, autocommit=False) as connection:
         async with kind.transaction(connection):
-            with pytest.raises(Refused, match="committed by itself"):
+            with pytest.raises(InvalidDefinition, match="committed by itself"):
                 await Barrier("s", kind).intend(connection, CALL)
         assert (await Barrier("s", kind).intend(connection, CALL)).verdict is Verdict.PROCEED
         assert await records(url) == {"action": "intended"}
@@ -157,10 +157,10 @@ async def test_only_who_entered_keeps_an_answer_and_only_an_action_is_refused(ur
     """An undo must succeed in the end."""
     barrier = Barrier("s")
     async with by_asyncpg(url) as connection, connection.transaction():
-        with pytest.raises(Refused, match="has not entered"):
+        with pytest.raises(InvalidDefinition, match="has not entered"):
             await barrier.keep(connection, CALL, b"r")
         await barrier.enter(connection, UNDO)
-        with pytest.raises(Refused, match="cannot be refused"):
+        with pytest.raises(InvalidDefinition, match="cannot be refused"):
             await barrier.keep(connection, UNDO, b"r", refused=True)
 
 
@@ -333,9 +333,9 @@ async def test_what_became_of_a_step_is_told_with_its_answer(url):
         begun = Call("other", "pay", Direction.ACTION)
         await barrier.intend(connection, begun)
         assert await ask(url, begun) == (Standing.UNKNOWN, None)
-        with pytest.raises(Refused, match="repeat it"):
+        with pytest.raises(InvalidDefinition, match="repeat it"):
             await ask(url, UNDO)
-        with pytest.raises(Refused, match="open one first"):
+        with pytest.raises(InvalidDefinition, match="open one first"):
             await barrier.ask(connection, CALL)
 
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from coordinator import Refused
+from coordinator import InvalidDefinition
 from participants.barrier import Barrier, Call, Direction, Verdict
 from tests.integration.test_barrier import CALL, DRIVERS, UNDO, WAITS, by_asyncpg, records, url
 
@@ -36,7 +36,7 @@ async def test_a_step_is_remembered_after_its_last_delivery(url, driver):
             await looking.execute(AGE, 3)
             async with kind.transaction(connection):
                 assert (await barrier.enter(connection, CALL)).verdict is Verdict.DUPLICATE
-                with pytest.raises(Refused, match="has not entered"):  # It is no younger than that.
+                with pytest.raises(InvalidDefinition, match="has not entered"):  # It is no younger than that.
                     await barrier.keep(connection, CALL, b"no", refused=True)
             assert await looking.fetchval("SELECT now() - recorded_at < interval '1 minute' FROM unanimity.barrier")
     assert await records(url) == {"action": "done"}

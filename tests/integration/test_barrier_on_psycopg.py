@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from coordinator import InvalidDefinition, Refused
+from coordinator import InvalidDefinition
 from participants.barrier import Barrier, Psycopg, Verdict
 from tests.integration.test_barrier import CALL, by_psycopg, records, url
 
@@ -37,7 +37,7 @@ async def statement_under_way(connection):
 async def test_a_connection_that_is_busy_and_commits_by_itself_is_refused(url, busy):
     """The record would stand, and the effect would not: every redelivery would be a duplicate."""
     async with by_psycopg(url) as connection, busy(connection):
-        with pytest.raises(Refused, match=r"open one first|another task"):
+        with pytest.raises(InvalidDefinition, match=r"open one first|another task"):
             await BARRIER.enter(connection, CALL)
     assert await records(url) == {}
 

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from coordinator.errors import KeyReused, Refused
+from coordinator.errors import InvalidDefinition, KeyReused, Refused
 from participants.inbox import Inbox, message_id
 
 
@@ -78,7 +78,7 @@ async def test_the_same_id_with_another_payload_is_refused(connect):
 
 async def test_outside_of_a_transaction_it_is_refused(connect):
     """Recorded apart from the effect, an id would lose messages."""
-    with pytest.raises(Refused, match="inside the transaction"):
+    with pytest.raises(InvalidDefinition, match="inside the transaction"):
         await Inbox("notifier").first_time(await connect(), "m1")
 
 

@@ -118,3 +118,13 @@ async def test_what_no_table_takes_is_turned_away(stage, path, told):
     async with service(payments.port) as client:
         with pytest.raises(TurnedAway, match="422"):
             await client.send(path, json.dumps({"account": "ada", "amount": 1, **told}).encode(), delivery)
+
+
+async def test_what_its_barrier_takes_no_record_of_is_turned_away(stage):
+    """A 409 would say that the step was never done, by no earlier attempt."""
+    payments, books = stage
+    delivery = Delivery(gid="unan-1", step="x" * 3000, direction="action")
+    async with service(payments.port) as client:
+        with pytest.raises(TurnedAway, match="400"):
+            await client.send("/charge", json.dumps({"account": "ada", "amount": 1}).encode(), delivery)
+    assert await standing(books) == ([1000, 20], 0, 0)
