@@ -226,6 +226,7 @@ class Coordinator(SagaVerbs):
         )
         self._at_the_end("sagas", sagas.engine.stop, limits.ENGINE_LEAVES_S)
         self._at_the_end("the look after sagas", loop.stop, limits.ENGINE_LEAVES_S)
+        await sagas.engine.listening.ask_the_time()
         await sagas.recovery.tell()
         await loop.start()
         self._sagas = sagas

@@ -33,6 +33,21 @@ class Listening:
     running: Mapping[str, SagaRun]
     _to_ask: list[str] = field(default_factory=list)
     """Those whose turn it still is. One that ends before it is asked about costs nothing, and most do."""
+    _ahead_s: float = field(init=False)
+    """What the time that all processes share is ahead of this one's monotonic clock."""
+
+    def __post_init__(self) -> None:
+        """Until the log has told its time, this machine's is taken for it."""
+        self._ahead_s = self.clock.now().timestamp() - self.clock.monotonic_s()
+
+    async def ask_the_time(self) -> None:
+        """Machines' clocks differ, and are set in mid-run; what a saga waits for is one time, whoever looks for it."""
+        asked_s = self.clock.monotonic_s()
+        self._ahead_s = await self.log.now_s() - (asked_s + self.clock.monotonic_s()) / 2
+
+    def now_s(self) -> float:
+        """Seconds since 1970, by the log's clock."""
+        return self._ahead_s + self.clock.monotonic_s()
 
     def nudge(self, gid: str) -> None:
         """A signal was sent to a saga that is perhaps driven here."""
@@ -110,7 +125,7 @@ class Listening:
 
     def wake_in_s(self, run: SagaRun) -> float | None:
         """Seconds until something is to be done without a signal; None is never."""
-        now_s, until = self.clock.now().timestamp(), []
+        now_s, until = self.now_s(), []
         waits = run.state.waits if run.state.phase is Phase.FORWARD else {}
         for name, until_s in waits.items():
             if until_s is not None and name not in run.state.marks:

@@ -73,10 +73,11 @@ class SagaRecovery:
         return [each for each in known if counts[each] < limits.SAGAS_FOUND_MAX]
 
     async def _tidy(self) -> None:
-        """From time to time: take up what is ours and nobody drives, and forget what ended long ago."""
+        """From time to time: ask for it, take up what is ours and nobody drives, and forget what ended long ago."""
         log, now_s = self.engine.log, self.engine.clock.monotonic_s()
         if now_s >= self._tidy_at_s:
             self._tidy_at_s = now_s + limits.OWN_RECORD_IDLE_S
+            await self.engine.listening.ask_the_time()
             await log.tidy()  # First: strays are looked for from where it says that the unfinished ones begin.
             busy = [run.number for run in self.engine.running.values()]
             await self._resume_all(await log.strays(list(self.engine.definitions), busy, limits.SAGA_ADOPT_MAX))

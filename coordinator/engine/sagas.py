@@ -263,10 +263,10 @@ class SagaEngine:
                     continue
                 step = run.saga.steps[action.step]
                 if isinstance(action, Run) and step.kind is not Kind.ACTION:
-                    waited = waited_for(run, step, now_s=self.clock.now().timestamp())
+                    waited = waited_for(run, step, now_s=self.listening.now_s())
                     if waited is not None and isinstance(waited.event, StepRefused | Stuck):
                         await self.listening.read(run)  # Another process may have sent (the right) one in time.
-                        waited = waited_for(run, step, now_s=self.clock.now().timestamp())
+                        waited = waited_for(run, step, now_s=self.listening.now_s())
                     if waited is not None:
                         return waited
                 elif not (

@@ -52,6 +52,7 @@ class MemoryWorld:
     """What the processes share, and the one clock that decides leases."""
 
     now_s: Callable[[], float] = time.monotonic
+    wall_s: Callable[[], float] = time.time
     rows: dict[Gid, _Row] = field(default_factory=dict)
     owners: dict[str, _Owner] = field(default_factory=dict)
     ids: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -62,8 +63,7 @@ class MemoryWorld:
     attempts: dict[tuple[Gid, str, str], tuple[int, str]] = field(default_factory=dict)
     numbers: int = 0
     prefix: str = field(default_factory=lambda: f"unan{os.urandom(4).hex()}")
-    sagas: dict[int, Any] = field(default_factory=dict)
-    """By number; see `journal.memory_sagas`."""
+    sagas: dict[int, Any] = field(default_factory=dict)  # By number; see `journal.memory_sagas`.
 
 
 class MemoryJournal:

@@ -196,6 +196,10 @@ class MemorySagas:
             del self._sagas[number]
         return len(old)
 
+    async def now_s(self) -> float:
+        """Seconds since 1970."""
+        return self._world.wall_s()
+
     async def know(self, pivots: Mapping[str, str | None]) -> None:
         """Nobody looks into this memory from outside."""
 

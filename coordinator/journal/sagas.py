@@ -122,6 +122,10 @@ class PostgresSagas:
         arguments = (older_than_s, limits.JOURNAL_BATCH_MAX)
         return int(await self._journal.lazy.run(lambda c: c.fetchval(SQL["purge"], *arguments)))
 
+    async def now_s(self) -> float:
+        """Seconds since 1970, by the database's clock."""
+        return float(await self._journal.questions.run(lambda c: c.fetchval(SQL["now"])))
+
     async def know(self, pivots: Mapping[str, str | None]) -> None:
         """Let operators see which definitions this process has. See `SagaLog`."""
         owner, _ = self._owner()

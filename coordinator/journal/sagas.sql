@@ -215,6 +215,9 @@ WITH old AS (
 )
 SELECT count(*) FROM old;
 
+-- now --
+SELECT extract(epoch FROM clock_timestamp())::float8;
+
 -- know --
 -- Which definitions this process has, and their pivots. What processes had that are forgotten is forgotten too.
 WITH forgotten AS (

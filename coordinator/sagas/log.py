@@ -157,6 +157,10 @@ class SagaLog(Protocol):
     async def purge(self) -> int:
         """Forget sagas that ended longer ago than is remembered, a batch at a time; how many."""
 
+    async def now_s(self) -> float:
+        """Seconds since 1970, by the one clock that all who use this log go by."""
+        ...
+
     async def know(self, pivots: Mapping[str, str | None]) -> None:
         """Let operators see which definitions this process has, and the pivot of each that has one."""
         ...

@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel
 
 from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Replaced, Unavailable, limits
+from coordinator.bootstrap import SystemClock
 from coordinator.errors import Compensated, Disconnected, Misconfigured, Outdated, Parked, TurnedAway, VotedNo
 from coordinator.protocol.saga import Phase
 from coordinator.sagas import Attempts, Saga, Status, StepContext, await_signal, sleep, step
@@ -382,6 +384,20 @@ async def test_sagas_that_are_stuck_leave_room_for_those_of_another_definition(c
     async with asyncio.timeout(5):
         assert (await coordinator.run(passing)).completed
     world.holds["stuck"].set()
+
+
+@pytest.mark.parametrize("off_s", [7200, -7200])
+async def test_a_machine_whose_clock_is_wrong_ends_no_wait(coordinator, monkeypatch, off_s):
+    """Neither too early nor too late: what a saga waits for is a time of its log."""
+    signals = await_signal("paid", within=3600, after=()), await_signal("note", after=())
+    handle = await coordinator.start(Saga("patient", sleep("rest", 0.5, after=()), *signals))
+    await asyncio.sleep(0.2)  # All of them have begun to wait.
+    now = SystemClock.now
+    monkeypatch.setattr(SystemClock, "now", lambda clock: now(clock) + timedelta(seconds=off_s))
+    await handle.signal("note", 1)
+    await asyncio.sleep(0.5)  # It is looked at again, and the rest is over.
+    await handle.signal("paid", 100)
+    assert (await asyncio.wait_for(handle.result(), 10)).outputs["paid"] == 100
 
 
 async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):

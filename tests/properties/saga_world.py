@@ -26,7 +26,7 @@ from tests.properties.saga_oracle import Verdict
 from tests.properties.saga_participant import PROCESS, Participant, saga_of
 from tests.properties.saga_plans import Plan, Strike
 
-LEASE_S = 10.0
+LEASE_S, BEGAN_S = 10.0, 1_700_000_000
 TURNS_MAX = 10_000
 """So often the loop turns at one moment before it is said that somebody goes round in circles."""
 WRITES = frozenset({"saga.start", "saga.append", "saga.suspend"})
@@ -64,14 +64,18 @@ class _Jumping(selectors.SelectSelector):
         return ready
 
 
+def now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class LoopClock:
     """The clock of the running loop."""
 
     def monotonic_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return now_s()
 
     def now(self) -> datetime:
-        return datetime.fromtimestamp(1_700_000_000 + self.monotonic_s(), tz=UTC)
+        return datetime.fromtimestamp(BEGAN_S + self.monotonic_s(), tz=UTC)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -129,7 +133,7 @@ class SagaWorld:
         self.plan = plan
         self.participant = Participant(plan)
         self.saga = saga_of(plan, self.participant)
-        self.memory = MemoryWorld(now_s=lambda: asyncio.get_running_loop().time())
+        self.memory = MemoryWorld(now_s=now_s, wall_s=lambda: BEGAN_S + now_s())
         self.processes: dict[str, Process] = {}
         self.dead: set[str] = set()
         self.strikes = {strike.at: strike for strike in plan.strikes}
