@@ -10,6 +10,7 @@ from coordinator.errors import Refused, Replaced
 from coordinator.faults.points import boundary
 from coordinator.journal.memory import MemoryAlerts, MemoryJournal
 from coordinator.protocol.model import Gid
+from coordinator.protocol.saga_shape import CONTROL
 from coordinator.sagas.log import Freed, Loaded, NewSaga, Rest, Signal, Standing
 
 
@@ -156,7 +157,7 @@ class MemorySagas:
         async def tell() -> bool:
             _check(payload)
             stored = next((s for s in self._sagas.values() if s.saga.gid == gid and not s.ended), None)
-            if stored is None:
+            if stored is None or not (stored.signalled < limits.SAGA_SIGNALS_MAX or name.startswith(CONTROL)):
                 return False
             stored.signalled += 1
             stored.signals.append(Signal(id=stored.signalled, name=name, payload=payload))

@@ -19,6 +19,7 @@ from coordinator.faults.points import boundary
 from coordinator.journal.database import JournalConnection
 from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.journal.postgres import PostgresJournal
+from coordinator.protocol.saga_shape import CONTROL
 from coordinator.sagas.log import Freed, Loaded, NewSaga, Rest, Signal, Standing
 from coordinator.schema import queries
 
@@ -95,8 +96,9 @@ class PostgresSagas:
 
     async def send(self, gid: str, name: str, payload: str) -> bool:
         """Send a signal. See `SagaLog`."""
+        arguments = (gid, name, payload, limits.SAGA_SIGNALS_MAX, CONTROL)
         sent = await boundary(
-            "saga.signal", lambda: self._journal.questions.run(lambda c: c.fetchval(SQL["send"], gid, name, payload))
+            "saga.signal", lambda: self._journal.questions.run(lambda c: c.fetchval(SQL["send"], *arguments))
         )
         return sent is not None
 

@@ -158,12 +158,13 @@ WHERE s.number = ANY($1::bigint[]) OR s.gid = $2 OR (s.name = $3 AND s.key = $4)
 ORDER BY s.number;
 
 -- send --
--- A signal. Its saga's row is changed with it, so that going to sleep and being woken exclude each other.
+-- A signal, unless there are $4 already (or it is an operator's word, which begins with $5). Its saga's row is changed
+-- with it, so that going to sleep and being woken exclude each other.
 WITH told AS (
     UPDATE unanimity.sagas AS s SET
         signalled = signalled + 1,
         wake_at = CASE WHEN owner = '' THEN now() ELSE wake_at END
-    WHERE gid = $1
+    WHERE gid = $1 AND (signalled < $4 OR starts_with($2, $5))
       AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number ORDER BY position DESC LIMIT 1) IS NOT TRUE
     RETURNING number
 )

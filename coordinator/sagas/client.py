@@ -183,7 +183,8 @@ class Sagas:
     async def send(self, gid: str, name: str, payload: Any) -> None:
         """Send a signal of a step.
 
-        Raises `Unheard` where the saga has ended, or never was, and `InvalidDefinition` for what is no signal of one.
+        Raises `Unheard` where the saga has ended, never was, or was sent a thousand before, and `InvalidDefinition` for
+        what is no signal of one.
         """
         await self._tell(gid, signal_name(name), payload)  # Whoever can send a signal is no operator by that.
 
@@ -199,7 +200,7 @@ class Sagas:
         if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):
             raise InvalidDefinition(f"a signal of {len(text)} bytes is above the limit of {most}", gid=gid)
         if not await self.engine.log.send(valid_gid(gid), name, text.decode()):
-            raise Unheard(f"saga {gid} has ended, or never was: nobody hears {name!r}", gid=gid)
+            raise Unheard(f"saga {gid} has ended, or never was, or was sent too much: nobody hears {name!r}", gid=gid)
         self.engine.listening.nudge(gid)
 
     async def say(self, gid: str, name: str, *, by: str, reason: str, step: str = "") -> None:

@@ -139,7 +139,7 @@ class SagaLog(Protocol):
         ...
 
     async def send(self, gid: str, name: str, payload: str) -> bool:
-        """Send a signal; whether there is such a saga that has not ended."""
+        """Send a signal; whether there is such a saga that has not ended, nor was sent too many."""
         ...
 
     async def signals(self, number: int) -> Sequence[Signal]:

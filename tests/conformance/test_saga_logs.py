@@ -303,6 +303,15 @@ async def test_signals_are_kept_in_order_and_nobody_hears_them_once_it_has_ended
     assert not await b.log.send("test:none", "paid", "3")
 
 
+async def test_a_saga_is_sent_a_thousand_signals_and_then_what_operators_say(a, b):
+    """Somebody who goes on and on must not make it slower and slower; who may stop it is heard all the same."""
+    standing, new = await a.begun()
+    assert all([await b.log.send(new.gid, "noise", "1") for _ in range(limits.SAGA_SIGNALS_MAX)])
+    assert not await b.log.send(new.gid, "noise", "1")
+    assert await b.log.send(new.gid, "!cancel", "{}")
+    assert len(await a.log.signals(standing.number)) == limits.SAGA_SIGNALS_MAX + 1
+
+
 async def test_what_was_sent_and_is_not_read_yet_is_found_for_many_at_once(a, b):
     told, read, quiet = [(await a.begun())[0] for _ in range(3)]
     for saga, times in ((told, 2), (read, 1)):
