@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from coordinator import CoordinatorError, InDoubt
+from coordinator import CoordinatorError, InDoubt, limits
 from coordinator.faults.injectors import ArmedFaults, Fault
 from coordinator.faults.points import POINTS, Cell
 from examples.social_post.observer import until
@@ -185,11 +185,12 @@ async def test_a_coordinator_that_is_killed_leaves_both_or_neither(stage, killed
 async def test_whoever_recovers_may_be_killed_at_it_too(postgres, children, left, cell, recovers):
     """One process after the other dies on what the first has left; the last one brings it to the same end, once."""
     async with staged(postgres, f"tcc_{left}") as stage:
-        accounts = [f"left {number}" for number in range(AT_ONCE)]
+        # Each that is killed may have finished as many as are swept together, and something is left for the next.
+        accounts = [f"left {number}" for number in range(len(Cell) * limits.SWEEP_TOGETHER_MAX)]
         for account in accounts:
             await stage.open_account(account)
         died_of = await asyncio.gather(*(child(children, stage, left, cell, account) for account in accounts))
-        assert died_of == [-9] * AT_ONCE
+        assert died_of == [-9] * len(accounts)
         for where in Cell:
             assert await child(children, stage, recovers, where) == -9, f"it was not killed: {where} never fired"
         async with coordinating(stage.database, stage.payments.port):
