@@ -3,6 +3,7 @@
 A set of texts has another order in each process, and whoever takes over a saga would send its step another body.
 """
 
+from collections import deque
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -26,19 +27,26 @@ def _ordered(value: Any, told: Any) -> Any:
     if isinstance(told, dict):
         parts = _parts(value, told)
         return {key: _ordered(parts[key], each) if key in parts else each for key, each in told.items()}
-    if isinstance(told, list) and isinstance(value, list | tuple | Set) and len(value) == len(told):
-        items = [_ordered(*pair) for pair in zip(value, told, strict=True)]
-        return sorted(items, key=to_json) if isinstance(value, Set) else items
+    if isinstance(value, Set):
+        if told != from_json(to_json(value)):
+            return told  # Its type has chosen an order.
+        return sorted((_ordered(*pair) for pair in zip(value, told, strict=True)), key=to_json)
+    if isinstance(told, list) and isinstance(value, list | tuple | deque) and len(value) == len(told):
+        return [_ordered(*pair) for pair in zip(value, told, strict=True)]
     return told
 
 
 def _parts(value: Any, told: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the values of *told* were, by its keys, where that is known."""
     if isinstance(value, BaseModel):
-        named = type(value).model_fields.items()
-        return {field.serialization_alias or name: getattr(value, name) for name, field in named}
+        names = {name: field.serialization_alias for name, field in type(value).model_fields.items()}
+        names |= {name: field.alias for name, field in type(value).model_computed_fields.items()}
+        return (value.model_extra or {}) | {alias or name: getattr(value, name) for name, alias in names.items()}
     if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+        of_pydantic = getattr(type(value), "__pydantic_fields__", {})
+        names = {field.name: None for field in fields(value)}
+        names |= {name: field.serialization_alias for name, field in of_pydantic.items()}
+        return {alias or name: getattr(value, name) for name, alias in names.items()}
     if isinstance(value, Mapping) and len(value) == len(told):
         return dict(zip(told, value.values(), strict=True))
     return {}

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass
 
 import pytest
-from pydantic import BaseModel, Field, RootModel, computed_field
+from pydantic import BaseModel, Field, RootModel, computed_field, field_serializer
+from pydantic.dataclasses import dataclass as of_pydantic
 from pydantic_core import to_json
 
 from participants.http.bodies import body_of
@@ -35,6 +37,32 @@ class Order(BaseModel):
     def count(self) -> int:
         return len(self.items)
 
+    @computed_field(alias="first ones")
+    @property
+    def some(self) -> set[str]:
+        return {*sorted(self.items)[:4]}
+
+
+class Anything(BaseModel, extra="allow"):
+    """What it has is not written anywhere."""
+
+
+@of_pydantic
+class Aliased:
+    """As pydantic has dataclasses."""
+
+    items: set[str] = Field(serialization_alias="by another name")
+
+
+class Chosen(BaseModel):
+    """Its order means something."""
+
+    stops: frozenset[str]
+
+    @field_serializer("stops")
+    def way(self, stops: frozenset[str]) -> list[str]:
+        return sorted(stops, key=len, reverse=True)
+
 
 @dataclass
 class Plain:
@@ -53,7 +81,8 @@ def made():
     fruits = set(FRUITS)
     boxes = {Box(of=frozenset(FRUITS[:n])) for n in range(4)}
     order = Order(items=fruits, aliased=fruits, nested={1: [fruits]}, boxes=boxes, excluded=fruits)
-    return [order, Plain(fruits, ("z", fruits)), Root(fruits), {"a": fruits, "b": [order]}, fruits, None, 1.5]
+    others = [Anything(free=fruits), Aliased(fruits), {"a": deque([fruits])}]
+    return [order, Plain(fruits, ("z", fruits)), Root(fruits), {"a": fruits, "b": [order]}, fruits, None, 1.5, *others]
 
 
 def test_a_body_is_the_same_in_every_process():
@@ -71,6 +100,10 @@ def test_a_body_is_the_same_in_every_process():
 def test_what_is_in_a_set_is_sorted_and_nothing_is_lost():
     assert body_of({"items": set(FRUITS), "z": ["b", "a"]}) == to_json({"items": FRUITS, "z": ["b", "a"]})
     assert body_of(Plain(set(), ("z", {"b", "a"}))) == b'{"items":[],"pair":["z",["a","b"]]}'
+
+
+def test_an_order_that_a_type_chooses_is_kept():
+    assert body_of(Chosen(stops=frozenset({"a", "bbb", "cc"}))) == b'{"stops":["bbb","cc","a"]}'
 
 
 @pytest.mark.parametrize("value", [{"b": 1, "a": [2.50, "x", None, 10**30]}, "text", [["b", "a"]], {1: "x"}])
