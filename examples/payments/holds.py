@@ -27,7 +27,7 @@ class Listing(BaseModel):
     """Which holds are listed: those of gids that begin so, the oldest first."""
 
     prefix: str = ""
-    limit: int = Field(default=1000, gt=0, le=1000)
+    limit: int = Field(default=10_000, gt=0, le=10_000)
 
 
 async def hold(connection: Any, call: Call, told: Money) -> dict[str, Any]:

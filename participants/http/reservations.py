@@ -5,7 +5,7 @@
 `/reservation/try` is posted what is to be reserved, and answers as an action does. `/reservation/confirm` and
 `/reservation/cancel` are posted nothing but the headers, until they answer 2xx: with an empty body (or `{}`) where it
 is so now, and `{"ended": "committed"}` or `{"ended": "aborted"}` where it had ended the other way before.
-`/reservation/pending` is posted `{"prefix": "unan:", "limit": 1000}`, and answers with so many at most of what is
+`/reservation/pending` is posted `{"prefix": "unan:", "limit": 10000}`, and answers with so many at most of what is
 reserved and not finished, of gids that begin so, the oldest first: `{"pending": [{"gid": ..., "age_s": ...}]}`.
 
 The step of each request is the name that the participant is registered by: one transaction may have several of one
@@ -25,7 +25,7 @@ from participants.http.addresses import checked_path
 from participants.http.service import Service
 from participants.http.signing import Delivery
 
-_LISTED_MAX = 1000
+_LISTED_MAX = 10_000
 # A service that lists all that it has, whatever it is asked for, is read all the same up to here.
 _LISTING_BYTES_MAX = 16 * limits.HTTP_BODY_BYTES_MAX
 _ENDED = {"committed": Ending.COMMITTED, "aborted": Ending.ABORTED}

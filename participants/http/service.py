@@ -275,8 +275,8 @@ class Services(Mapping[str, Service]):
             other = owners.setdefault(each.key.secret, each)
             if other.origin != each.origin:
                 raise Misconfigured(
-                    f"{other.name} and {each.name} share a secret, so that a request for one is let in by the other: "
-                    "give each service a secret of its own"
+                    f"{other.name} and {each.name} share a secret, so that a request for {other.origin} is let in at "
+                    f"{each.origin}: give each service a secret of its own, and call one service by one URL"
                 )
         self._stack = AsyncExitStack()
 

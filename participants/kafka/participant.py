@@ -302,7 +302,7 @@ class KafkaSession:
         )
 
     def publish(self, message: Message) -> None:
-        """Take a message; it travels at once. Raises `Refused` for a topic that no broker can have."""
+        """Take a message; it travels at once. Raises `TurnedAway` for a topic that no broker can have."""
         topic = message.topic
         if not topic or len(topic) > _TOPIC_BYTES_MAX or not all(c.isalnum() or c in "._-" for c in topic):
             raise TurnedAway(f"{topic!r} is no Kafka topic: letters, digits, '.', '_' and '-', at most 249 of them")

@@ -48,8 +48,8 @@ class Tcc:
     by: where two of one service are in a transaction, it tells their reservations apart, which have the same id. *term*
     (of *confirm* and *cancel*) says whose reign it is: 1 is whoever tried, and each process that takes over from
     another has a higher one. The service may turn away what is lower than it was told before (the barrier does).
-    *prefix* (of *pending*) is what this coordinator's ids begin with. Others need not be listed; and of many it is
-    enough to list the oldest, since those that are listed are ended, and it is asked again.
+    *prefix* (of *pending*) is what this coordinator's ids begin with. Others need not be listed; and of very
+    many it is enough to list the oldest: of those most are ended, and it is asked again.
     """
 
     def __init__(

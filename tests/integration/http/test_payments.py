@@ -98,7 +98,7 @@ async def test_of_many_the_oldest_that_are_asked_for_are_listed(stage):
     payments, books = stage
     await books.execute(
         "INSERT INTO holds SELECT gen_random_uuid(), begins || n, step, 'ada', 1, now() - n * interval '1 second' "
-        "FROM generate_series(1, 1200) AS n, "
+        "FROM generate_series(1, 12000) AS n, "
         "(VALUES ('unan:', 'seat'), ('unan:', 'meal'), ('other:', 'seat')) AS each (begins, step)"
     )
     async with service(payments.port) as client:
@@ -106,8 +106,8 @@ async def test_of_many_the_oldest_that_are_asked_for_are_listed(stage):
         everything = await client.send(
             "/reservation/pending", b"", Delivery(gid="none", step="seat", direction="status")
         )
-    assert [gid for gid, _ in listed] == [f"unan:{n}" for n in range(1200, 200, -1)]
-    assert len(json.loads(everything)["pending"]) == 1000, "a coordinator that says nothing is answered as well"
+    assert [gid for gid, _ in listed] == [f"unan:{n}" for n in range(12_000, 2_000, -1)]
+    assert len(json.loads(everything)["pending"]) == 10_000, "a coordinator that says nothing is answered as well"
 
 
 @pytest.mark.parametrize("path", ["/charge", "/reservation/try"])

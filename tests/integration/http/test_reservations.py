@@ -126,7 +126,7 @@ async def test_a_service_that_lists_everything_is_read_all_the_same():
         assert len(listing) > service.bounds.body_bytes
         assert len(await reservations(service, "/r")["pending"](branch="stock", prefix="unan:")) == 20_000
     ((scope, body),) = app.requests
-    assert (scope["path"], json.loads(body)) == ("/r/pending", {"prefix": "unan:", "limit": 1000})
+    assert (scope["path"], json.loads(body)) == ("/r/pending", {"prefix": "unan:", "limit": 10_000})
     assert dict(scope["headers"])[b"unanimity-step"] == b"stock"
 
 
