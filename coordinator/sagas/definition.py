@@ -61,7 +61,6 @@ class Saga:
         self.steps: Mapping[StepName, StepDefinition] = {each: by_name[each] for each in self.shape.steps}
         self.beginning: SagaState = beginning(self.shape)
         self.input: TypeAdapter[Any] | None = None
-        self._kinds: dict[str, TypeAdapter[Any]] = {}
         for each in self.steps.values():
             self._bind(each)
         self.digest = _digest(self)
@@ -115,8 +114,6 @@ class Saga:
             each.run = self._call(each, each.action, earlier)
             each.run.participant = each.participant or _participant(each.action)
             each.output = _stored(self.name, each.name, each.action)
-        if each.output is not None:
-            self._kinds[each.name] = each.output
         if each.compensate is not None:
             each.undo = self._call(each, each.compensate, earlier | {each.name})
         if each.status is not None:
@@ -150,14 +147,14 @@ class Saga:
         if REQUEST in names:
             self._take_input(function)
         arguments = tuple(name for name in names if name != CONTEXT)
-        return Call(function, arguments, CONTEXT in names, _participant(function) or each.participant, self._kinds)
+        return Call(function, arguments, CONTEXT in names, _participant(function) or each.participant)
 
     def _take_input(self, function: StepFunction) -> None:
         """The type of the input, on which all agree that name one."""
         hint = _hints(self.name, function).get(REQUEST, Any)
         found = adapter(f"saga {self.name!r}: the input of {title(function)}", hint)
         if self.input is None or self.input.core_schema == _ANYTHING.core_schema:
-            self.input = self._kinds[REQUEST] = found
+            self.input = found
         elif found.core_schema not in (self.input.core_schema, _ANYTHING.core_schema):
             raise InvalidDefinition(
                 f"saga {self.name!r}: its steps do not agree on the type of {REQUEST!r}: "

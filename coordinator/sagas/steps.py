@@ -4,7 +4,8 @@ What it is told is looked at here; how it goes together with other steps is look
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -18,7 +19,7 @@ from coordinator.errors import InvalidDefinition
 from coordinator.protocol.saga_shape import CONTROL, RESERVED, Kind, OnUnknown, StepName
 from coordinator.sagas import checked
 from coordinator.sagas.attempts import PATIENT, USUAL, Attempts
-from coordinator.sagas.values import adapter, kept, misfit, read, write
+from coordinator.sagas.values import adapter, kept, misfit
 
 StepFunction = Callable[..., Awaitable[Any]]
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, Decimal, date, datetime, time, timedelta, UUID})
@@ -60,23 +61,26 @@ class Call:
     takes_context: bool
     participant: str = ""
     """Whom it calls, for its budget and breaker; empty is nobody."""
-    kinds: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
-    """The types of its arguments, by their names."""
 
     def keywords(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its arguments, out of the input and the outputs so far; None where nobody knows one (or it was skipped).
 
-        Each is its own: what a call changes in them, neither its next attempt nor another step has.
+        Each is its own: what a call changes in them, neither its next attempt nor another step has. (Where a class
+        will not be copied, all have the one.)
         """
-        return {
-            name: value if type(value := given.get(name)) in _IMMUTABLE else self._own(name, value)
-            for name in self.arguments
-        }
+        return {name: value if type(value := given.get(name)) in _IMMUTABLE else _own(value) for name in self.arguments}
 
-    def _own(self, name: str, value: Any) -> Any:
-        """As another process would have it. (Several times faster than a deep copy.)"""
-        kind = self.kinds[name]
-        return read(kind, write(kind, value))
+
+def _own(value: Any) -> Any:
+    """A copy; or the value itself, where its class will not be copied.
+
+    To read it again from its JSON is faster, and no copy: its validators would see it twice, and may convert it each
+    time, or refuse by now what was right when it was given.
+    """
+    try:
+        return deepcopy(value)
+    except Exception:  # noqa: BLE001 - whatever a class of its user's own makes of it.
+        return value
 
 
 @dataclass(slots=True, kw_only=True)
