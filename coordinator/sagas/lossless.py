@@ -4,15 +4,18 @@ What a type says of itself is found when a definition is built. What only a valu
 mapping by numbers of which nobody said so) is found by comparing it with what is read again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter
 
 _BESIDE_IT = ("metadata", "computed_fields", "serialization")
-_MISSING = object()
+_LOOKED_AT = 10
 _BY_IDENTITY: Any = object.__eq__
 
 
@@ -61,24 +64,48 @@ def changed(given: Any, again: Any, where: str = "it") -> str:
     What cannot be compared (its class does not say how) is taken for the same.
     """
     try:
-        if given == again:
-            return ""
+        return "" if given == again else _different(given, again, where)
     except Exception:  # noqa: BLE001 - whatever a class of its user's own makes of it.
         return ""
-    if isinstance(given, list | tuple) and isinstance(again, list | tuple) and len(given) == len(again):
-        parts = [(mine, other, f"{where}[{at}]") for at, (mine, other) in enumerate(zip(given, again, strict=True))]
-    elif isinstance(given, dict) and isinstance(again, dict) and given.keys() == again.keys():
-        parts = [(each, again[name], repr(name)) for name, each in given.items()]
-    elif (names := _fields(given)) is not None:
-        parts = [(getattr(given, name, None), getattr(again, name, _MISSING), repr(name)) for name in names]
+
+
+def _different(given: Any, again: Any, where: str) -> str:
+    """The part of what is not equal as a whole that is another one. (Its parts may be the same, in their own ways.)"""
+    if _both(given, again, datetime) and given.tzinfo and again.tzinfo:
+        # One of an hour that clocks show twice, or never, equals none of another zone.
+        return "" if given.astimezone(UTC) == again.astimezone(UTC) else where
+    if _both(given, again, Set):
+        # Each is to be the same as some other. (That is each with each, for those that say no equal: a few tell.)
+        alone = islice(given - again, _LOOKED_AT)
+        same = len(given) == len(again) and all(any(not changed(one, other) for other in again) for one in alone)
+        return "" if same else where
+    if _both(given, again, list | tuple) or _both(given, again, deque):
+        parts = [(mine, other, f"{where}[{at}]") for at, (mine, other) in enumerate(zip(given, again, strict=False))]
+        parts.append((len(given), len(again), where))
+    elif _both(given, again, Mapping):
+        parts = [(each, again[name], repr(name)) for name, each in given.items() if name in again]
+        parts.append((given.keys(), again.keys(), where))
+    elif not isinstance(given, type(again)):
+        return where
+    elif (mine := _fields(given)) is not None:
+        theirs = _fields(again) or {}
+        parts = [(each, theirs.get(name, ...), repr(name)) for name, each in mine.items()]
     else:
         incomparable = type(given).__eq__ is _BY_IDENTITY or (given != given and again != again)  # NaN
         return "" if incomparable else where
     return next((found for part in parts if (found := changed(*part))), "")
 
 
-def _fields(value: Any) -> list[str] | None:
+def _both(one: Any, other: Any, kind: Any) -> bool:
+    return isinstance(one, kind) and isinstance(other, kind)
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
     """The fields of what has some; None of anything else. (What is private is not kept, and nobody was told so.)"""
     if isinstance(value, BaseModel):
-        return [*type(value).model_fields, *(value.model_extra or ())]
-    return [each.name for each in fields(value)] if is_dataclass(value) else None
+        names = [*type(value).model_fields, *(value.model_extra or ())]
+    elif is_dataclass(value):
+        names = [each.name for each in fields(value)]
+    else:
+        return None
+    return {name: getattr(value, name, None) for name in names}

@@ -2,8 +2,11 @@
 
 import dataclasses
 import datetime
+import enum
+from collections import deque
 from decimal import Decimal
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import (
@@ -92,6 +95,35 @@ class Same(Base):
     _noted: str = PrivateAttr("")
 
 
+class Marked(BaseModel):
+    """Equals no other: what is private is another object in each."""
+
+    model_config = ConfigDict(frozen=True)
+    amount: int
+    _mark: object = PrivateAttr(default_factory=object)
+
+
+class More(Marked):
+    more: int
+
+
+@dataclasses.dataclass(eq=False)
+class Unlike:
+    amount: int
+
+
+class Approved(BaseModel):
+    by: str
+
+
+class Rejected(BaseModel):
+    by: str
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
 class Rounded(BaseModel):
     amount: Decimal
 
@@ -156,6 +188,10 @@ def otherwise(amount: int, doubled: int) -> Derived:
         (dict, {1: "a"}, "it"),
         (Any, {"day": datetime.date(2026, 1, 1)}, "'day'"),
         (Any, [{1}], r"it\[0\]"),
+        (Any, Colour.RED, "it"),
+        (Approved | Rejected, Rejected(by="me"), "it"),
+        (deque[Base], deque([Base(), Rush()]), "'rush'"),
+        (frozenset[Marked], {More(amount=1, more=2)}, "it"),
     ],
     ids=repr,
 )
@@ -178,11 +214,46 @@ def test_a_value_that_would_be_another_one_is_refused(hint, value, told):
         (int, True),
         (Opaque, Opaque()),
         (Base, {"amount": "7"}),
+        (Approved | Rejected, Approved(by="me")),
+        (frozenset[Marked], {Marked(amount=1), Marked(amount=2)}),
+        (deque[Marked], deque([Marked(amount=1)])),
+        (set[Unlike], {Unlike(1)}),
     ],
     ids=repr,
 )
 def test_a_value_that_is_the_same_again_is_kept(hint, value):
     kept(adapter("it", hint), value)
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@dataclasses.dataclass
+class Booking:
+    at: datetime.datetime
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("day", [datetime.date(2026, 3, 29), datetime.date(2026, 10, 25)], ids=str)
+def test_a_time_of_the_hour_in_which_clocks_change_is_kept(day, fold):
+    """Python calls it equal to no time of another zone."""
+    at = datetime.datetime.combine(day, datetime.time(2, 30, fold=fold), BERLIN)
+    for hint, value in (
+        (datetime.datetime, at),
+        (Booking, Booking(at)),
+        (list[Booking], [Booking(at)]),
+        (set[datetime.datetime], {at}),
+        (dict[datetime.datetime, int], {at: 1}),
+    ):
+        kept(adapter("it", hint), value)
+
+
+def test_a_time_that_is_written_as_another_one_is_refused():
+    later = PlainSerializer(lambda at: (at + datetime.timedelta(hours=1)).isoformat(), return_type=str)
+    at = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN)
+    for hint, value in ((Annotated[datetime.datetime, later], at), (set[Annotated[datetime.datetime, later]], {at})):
+        with pytest.raises(ValueError, match="it would be read again as another value"):
+            kept(adapter("it", hint), value)
 
 
 async def test_an_input_and_a_signal_of_which_something_would_be_lost_are_refused():
