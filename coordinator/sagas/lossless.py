@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter
 
-_BESIDE_IT = ("metadata", "computed_fields", "serialization")
+_NO_SCHEMAS = frozenset({"metadata", "computed_fields", "serialization", "config", "default", "expected", "members"})
+"""What stands in a schema and is none, and may hold anything."""
 _LOOKED_AT = 10
 _BY_IDENTITY: Any = object.__eq__
 
@@ -40,22 +41,30 @@ def _hidden() -> frozenset[Any]:
     return frozenset(how for each in secrets for _, _, how in _parts(TypeAdapter(each).core_schema) if how)
 
 
-def _parts(schema: Any, field: str = "it") -> Iterator[tuple[str, bool, Any]]:
+def _parts(schema: Any, field: str = "it", name: Any = None) -> Iterator[tuple[str, bool, Any]]:
     """The parts of a type: in which field, whether it is left out, and the function that writes it, if one does."""
-    if isinstance(schema, Mapping):
+    if (what := _type(schema)) is not None:
+        field = repr(schema.get("name", name)) if what.endswith("-field") else field
         yield field, bool(schema.get("serialization_exclude") or schema.get("init_only")), None
-        own = schema.get("serialization")
-        if isinstance(own, Mapping) and (function := own.get("function")) is not None:
+        if (function := (schema.get("serialization") or {}).get("function")) is not None:
             yield field, False, function
             return
-        for name, each in schema.items():
-            if name not in _BESIDE_IT:
-                of_field = isinstance(each, Mapping) and str(each.get("type", "")).endswith("-field")
-                yield from _parts(each, repr(name) if of_field else field)
-    elif isinstance(schema, list | tuple):
-        for each in schema:
-            named = isinstance(each, Mapping) and str(each.get("type", "")).endswith("-field")
-            yield from _parts(each, repr(each["name"]) if named else field)
+    for inner, each in inside(schema):
+        yield from _parts(each, field, inner)
+
+
+def inside(schema: Any) -> list[tuple[Any, Any]]:
+    """What a schema, or a mapping or list of such, consists of, by its names; not the values that it quotes."""
+    if isinstance(schema, Mapping):
+        of_values = _NO_SCHEMAS if _type(schema) is not None else ()  # Else it is a field that has this name.
+        return [(name, each) for name, each in schema.items() if name not in of_values]
+    return list(enumerate(schema)) if isinstance(schema, list | tuple) else []
+
+
+def _type(schema: Any) -> str | None:
+    """The type of a schema; None of what is none, such as a mapping of fields (one of which may be named `type`)."""
+    what = schema.get("type") if isinstance(schema, Mapping) else None
+    return what if isinstance(what, str) else None
 
 
 def changed(given: Any, again: Any, where: str = "it") -> str:

@@ -19,9 +19,11 @@ from pydantic import (
     SecretBytes,
     SecretStr,
     computed_field,
+    create_model,
     field_serializer,
     field_validator,
 )
+from typing_extensions import TypedDict
 
 from coordinator import Coordinator
 from coordinator.errors import InvalidDefinition, KeyReused
@@ -81,6 +83,30 @@ def test_a_type_that_does_not_write_all_of_itself_is_refused(hint, told):
     for build in (lambda: Saga("s", step(charge)), lambda: Saga("s", step(fetch)), lambda: await_signal("s", of=hint)):
         with pytest.raises(InvalidDefinition, match=told):
             build()
+
+
+NAMES_IN_SCHEMAS = ["metadata", "serialization", "computed_fields", "config", "default", "expected", "members", "type"]
+
+
+@pytest.mark.parametrize("name", [*NAMES_IN_SCHEMAS, "init_only", "serialization_exclude", "name", "function"])
+def test_a_field_is_looked_at_whatever_its_name_is(name):
+    """Schemas have the same names for what is no part of a type."""
+    adapter("it", create_model("Plain", **{name: (int, 1), "other": (int, 1)}))
+    adapter("it", TypedDict("Plain", {name: int, "other": int}))
+    for hint in (create_model("Login", **{name: (Card, ...)}), TypedDict("Login", {name: Card})):
+        with pytest.raises(InvalidDefinition, match="'number' is a secret"):
+            adapter("it", hint)
+    with pytest.raises(InvalidDefinition, match=f"'{name}' is a secret"):
+        adapter("it", create_model("Login", **{name: (SecretStr, ...)}))
+
+
+itself: dict[str, Any] = {}
+itself["itself"] = itself
+
+
+@pytest.mark.parametrize("default", [{"init_only": True, "serialization_exclude": True}, itself])
+def test_a_default_is_a_value_and_no_part_of_the_type(default):
+    adapter("it", create_model("Settings", chosen=(dict[str, Any], default)))
 
 
 class Base(BaseModel):
