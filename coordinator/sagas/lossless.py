@@ -49,11 +49,21 @@ def _parts(schema: Any, field: str = "it", name: Any = None) -> Iterator[tuple[s
         if (function := (schema.get("serialization") or {}).get("function")) is not None:
             yield field, False, function
             return
-    for inner, each in inside(schema):
+    for inner, each in _inside(schema):
         yield from _parts(each, field, inner)
 
 
-def inside(schema: Any) -> list[tuple[Any, Any]]:
+def names(schema: Any) -> Iterator[str]:
+    """What a type calls its parts: its fields, their aliases, the tags and classes that are told apart."""
+    if isinstance(schema, str | type):
+        yield schema if isinstance(schema, str) else schema.__name__
+    for name, each in _inside(schema):
+        if isinstance(name, str):
+            yield name
+        yield from names(each)
+
+
+def _inside(schema: Any) -> list[tuple[Any, Any]]:
     """What a schema, or a mapping or list of such, consists of, by its names; not the values that it quotes."""
     if isinstance(schema, Mapping):
         of_values = _NO_SCHEMAS if _type(schema) is not None else ()  # Else it is a field that has this name.

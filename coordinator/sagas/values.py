@@ -11,9 +11,13 @@ from pydantic import ConfigDict, PydanticUndefinedAnnotation, PydanticUserError,
 from pydantic.json_schema import GenerateJsonSchema
 
 from coordinator.errors import InvalidDefinition
-from coordinator.sagas.lossless import changed, unkept
+from coordinator.sagas.lossless import changed, names, unkept
 
 _TOLD_MAX = 5
+_QUOTING = frozenset({"union_tag_invalid", "byte_size_unit", "zoneinfo_str", "import_error"})
+"""The errors whose texts quote what was given."""
+_KEY = 10_000
+"""A number in the place of an error that is no less is the key of a mapping: hardly a list is so long."""
 
 
 def adapter(what: str, hint: Any) -> TypeAdapter[Any]:
@@ -62,7 +66,7 @@ def kept(kind: TypeAdapter[Any], value: Any) -> tuple[bytes, Any]:
     try:
         valid = kind.validator.validate_python(value)
     except ValidationError as wrong:
-        raise ValueError(_told(wrong)) from None
+        raise ValueError(_told(kind, wrong)) from None
     text = write(kind, valid)
     again = read(kind, text)
     if lost := changed(valid, again):
@@ -75,7 +79,7 @@ def read(kind: TypeAdapter[Any], text: str | bytes) -> Any:
     try:
         return kind.validator.validate_json(text, by_alias=True, by_name=True)
     except ValidationError as wrong:
-        raise ValueError(_told(wrong)) from None
+        raise ValueError(_told(kind, wrong)) from None
 
 
 def _no_number(constant: str) -> None:
@@ -91,10 +95,22 @@ def misfit(kind: TypeAdapter[Any], text: str | bytes) -> str:
     return ""
 
 
-def _told(wrong: ValidationError) -> str:
-    """What does not fit. It quotes no value: this is kept where operators look, and a value may be a secret."""
+def _told(kind: TypeAdapter[Any], wrong: ValidationError) -> str:
+    """What does not fit. It quotes no value: this is kept where operators look, and a value may be a secret.
+
+    So may the key of a mapping be: where something is, is told in the words of its type.
+    """
     found = wrong.errors(include_url=False, include_context=False, include_input=False)[:_TOLD_MAX]
-    return "; ".join(f"{'.'.join(str(part) for part in each['loc']) or 'it'}: {each['msg']}" for each in found)
+    own = {"[key]", *names(kind.core_schema)}
+    return "; ".join(
+        f"{'.'.join(_place(part, own) for part in each['loc']) or 'it'}: "
+        f"{each['type'] if each['type'] in _QUOTING else each['msg']}"
+        for each in found
+    )
+
+
+def _place(part: int | str, own: set[str]) -> str:
+    return str(part) if part in own or (isinstance(part, int) and abs(part) < _KEY) else "…"
 
 
 class _Storable(GenerateJsonSchema):

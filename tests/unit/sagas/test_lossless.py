@@ -3,9 +3,10 @@
 import dataclasses
 import datetime
 import enum
+import re
 from collections import deque
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -296,3 +297,40 @@ async def test_an_input_and_a_signal_of_which_something_would_be_lost_are_refuse
             await handle.signal("more", Rush(rush=True))
         with pytest.raises(KeyReused):
             await coordinator.start(saga, Base(amount=2), key="order-1")
+
+
+class Cash(BaseModel):
+    paid_by: Literal["cash"]
+    amount: int = Field(alias="sum")
+
+
+class Transfer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    paid_by: Literal["transfer"]
+    accounts: dict[str, int] = {}
+    days: dict[int, int] = {}
+    parts: list[Cash] = []
+    zone: ZoneInfo | None = None
+
+
+Payment = Annotated[Cash | Transfer, Field(discriminator="paid_by")]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"paid_by": "4111"}, "it: union_tag_invalid"),
+        ({"paid_by": "transfer", "accounts": {"4111": "x"}}, "transfer.accounts.…: Input should be a valid integer"),
+        ({"paid_by": "transfer", "days": {41110: "x"}}, "transfer.days.…: Input should be a valid integer"),
+        ({"paid_by": "transfer", "days": {"4111x": 1}}, "transfer.days.….[key]: Input should be a valid integer"),
+        ({"paid_by": "transfer", "4111": 1}, "transfer.…: Extra inputs are not permitted"),
+        ({"paid_by": "transfer", "zone": "4111"}, "transfer.zone: zoneinfo_str"),
+        ({"paid_by": "cash"}, "cash.sum: Field required"),
+        ({"paid_by": "transfer", "parts": [{"paid_by": "cash", "sum": "4111x"}]}, "transfer.parts.0.sum: Input should"),
+    ],
+)
+def test_an_error_says_where_it_is_in_the_words_of_the_type_alone(given, told):
+    """It is kept where operators look: what was given, keys of mappings among it, may be a secret."""
+    with pytest.raises(ValueError, match=re.escape(told)) as refused:
+        kept(adapter("it", Payment), given)
+    assert "4111" not in str(refused.value)
