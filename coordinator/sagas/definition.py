@@ -29,7 +29,7 @@ from coordinator.protocol.saga import SagaState, beginning
 from coordinator.protocol.saga_shape import Kind, Shape, Step, StepName, shape_of
 from coordinator.sagas import checked, drawing
 from coordinator.sagas.attempts import PATIENT, USUAL
-from coordinator.sagas.same import same_function
+from coordinator.sagas.same import files, same_function
 from coordinator.sagas.steps import CONTEXT, REQUEST, Call, StepDefinition, StepFunction, title
 from coordinator.sagas.values import adapter
 
@@ -63,6 +63,7 @@ class Saga:
         self.input: TypeAdapter[Any] | None = None
         for each in self.steps.values():
             self._bind(each)
+        self._files = files(each for step in self.steps.values() for each in _functions(step))
         self.digest = _digest(self)
         self.label = f"{name}@{version or self.digest}"
         """What people call it."""
@@ -121,8 +122,9 @@ class Saga:
 
     def calls_the_same(self, other: "Saga") -> bool:
         """Whether its steps are the functions of *other*'s, as far as can be seen: one that goes on calls either."""
+        known = {**self._files, **other._files}
         return all(
-            same_function(mine, theirs)
+            same_function(mine, theirs, known)
             for name, step in self.steps.items()
             for mine, theirs in zip(_functions(step), _functions(other.steps[name]), strict=True)
         )

@@ -36,3 +36,15 @@ def test_a_file_that_is_read_twice_is_the_same_also_by_another_way(tmp_path):
     imported = read(tmp_path / "shop.py")
     assert imported.calls_the_same(read(tmp_path / "shop.py", "__main__"))
     assert imported.calls_the_same(read(tmp_path / "link.py", "__main__"))
+
+
+def test_a_file_is_the_same_wherever_the_process_has_gone_since(tmp_path, monkeypatch):
+    """It was named from the directory that the process was in."""
+    for account in ("eu", "us"):
+        (tmp_path / account).mkdir()
+        (tmp_path / account / "shop.py").write_text(TEMPLATE.format(account=account))
+    monkeypatch.chdir(tmp_path / "eu")
+    eu = read("shop.py")
+    monkeypatch.chdir(tmp_path / "us")
+    assert eu.calls_the_same(read(tmp_path / "eu" / "shop.py"))
+    assert not eu.calls_the_same(read("shop.py"))
