@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coordinator import limits
+from coordinator.engine.failures import pause_asked_s
 from coordinator.engine.finisher import Finisher
 from coordinator.engine.performer import UNKNOWN, Performer
 from coordinator.engine.run import Run
@@ -112,8 +113,8 @@ class Driver:
                 if run.following is not None:
                     run.following.retried(name_of(action), asked)
                 affordable = asked is None or self.performer.budgets.spend(asked)
-                asked_for_s = getattr(failure, "retry_after_s", None) or 0.0  # To be left alone for so long.
-                await self.performer.clock.sleep(asked_for_s + self._pause_s(pause_s, affordable=affordable))
+                later_s = pause_asked_s(failure) + self._pause_s(pause_s, affordable=affordable)
+                await self.performer.clock.sleep(later_s)
                 pause_s = min(limits.FINISH_BACKOFF_MAX_S, 2 * pause_s)
             else:
                 run.transaction = evolve(run.transaction, event)

@@ -7,13 +7,13 @@ of a database) means that nothing happened. Everything else, a timeout first of 
 import asyncio
 import logging
 import random
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal
 
 from coordinator import errors, limits
+from coordinator.engine.failures import pause_asked_s, told
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import CalledOff, Halted, SagaRun
 from coordinator.errors import (
@@ -257,27 +257,13 @@ class Calls:
 def nothing_happened(failure: BaseException) -> bool:
     """Whether a failed call is known to have done nothing, so that the same call may be made again."""
     # What wraps a driver's error (SQLAlchemy does) has it as `orig`.
-    states = (_told(each, "sqlstate") for each in (failure, _told(failure, "orig")))
+    states = (told(each, "sqlstate") for each in (failure, told(failure, "orig")))
     return isinstance(failure, Unavailable) or any(isinstance(state, str) and state in _ROLLED_BACK for state in states)
 
 
 def says_nothing_of_earlier(refusal: RefusedByStep) -> bool:
     """Whether a no is to this call alone: what the step is about was not looked at, or an earlier one has done it."""
     return isinstance(refusal, _OF_ONE_CALL)
-
-
-def pause_asked_s(failure: BaseException) -> float:
-    """How long a participant asked to be left alone; the pause comes on top, so that not all return at once."""
-    asked_s = _told(failure, "retry_after_s")
-    return float(asked_s) if isinstance(asked_s, int | float) and 0 <= asked_s <= sys.float_info.max else 0.0
-
-
-def _told(failure: Any, name: str) -> Any:
-    """What an error has as *name*; None where it has no such. It is a step's own, and may be anything."""
-    try:
-        return getattr(failure, name, None)
-    except Exception:  # noqa: BLE001 - a property of a step's own error.
-        return None
 
 
 def _done(step: StepDefinition, value: Any) -> Happened:

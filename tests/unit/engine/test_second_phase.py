@@ -130,3 +130,12 @@ async def test_who_was_replaced_in_the_meantime_alerts_nobody():
         assert len(service.ended) == 3
         assert not engine.driver.driving
         assert not world.alerts
+
+
+async def test_a_pause_that_is_no_number_of_seconds_ends_no_transaction_midway():
+    """A header as it came, say."""
+    service = Reservations(Unavailable("later", retry_after_s="30"))
+    async with coordinating(service) as coordinator:
+        await transact(coordinator)
+        assert not service.held
+        assert len(service.ended) == 2

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from coordinator import Refused, Unavailable, errors
-from coordinator.engine.saga_calls import nothing_happened, pause_asked_s, says_nothing_of_earlier
+from coordinator.engine.failures import pause_asked_s
+from coordinator.engine.saga_calls import nothing_happened, says_nothing_of_earlier
 
 ROLLED_BACK = [
     asyncpg.SerializationError("could not serialize access"),
