@@ -50,6 +50,9 @@ FINISH_BACKOFF_MAX_S = 5.0
 # again also without, but then as late as may be.
 RETRY_COSTS_ATTEMPTS = 10
 RETRY_RESERVE = 20
+# What a participant may hold of transactions that were rolled back, and could not be asked to drop: of more than so
+# many, one is left to the sweep.
+SHARES_LEFT_MAX = 2_000
 # Finished transactions are recorded off the critical path, many at a time.
 FINISH_GATHER_S = 0.05
 

@@ -56,7 +56,7 @@ class Driver:
     async def stop(self) -> None:
         """Drive nothing any more, and return when nothing is, or soon: whoever takes over owes the rest. Idempotent."""
         self.stopped = True
-        tasks = list(self.driving.values())
+        tasks = [*self.driving.values(), *self.performer.leftovers.stop()]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -13,6 +13,7 @@ from typing import assert_never, cast
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.budgets import RetryBudgets
+from coordinator.engine.leftovers import Leftovers
 from coordinator.engine.run import Participants, Run
 from coordinator.errors import CircuitOpen, CoordinatorError, InDoubt, Refused, Replaced, Unavailable
 from coordinator.ports import (
@@ -48,6 +49,10 @@ class Performer:
     breakers: Breakers
     budgets: RetryBudgets = field(default_factory=RetryBudgets)
     chance: random.Random = field(default_factory=random.Random)
+    leftovers: Leftovers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leftovers = Leftovers(clock=self.clock, chance=self.chance)
 
     def perform(self, run: Run, action: Action) -> Awaitable[Event]:
         """Do *action* and return the fact. Raises `Unavailable` or `InDoubt` where it must be asked again."""
@@ -88,7 +93,7 @@ class Performer:
                     return await self._refused(run, branch, failures[-1])
                 if run.following is not None:
                     run.following.retried("prepare", branch)
-                await self._drop_session(run, branch)
+                await self._drop_session(run, branch, after=failures[-1])
                 await self.clock.sleep(pause_s)
             try:
                 session = run.sessions.get(branch)
@@ -108,10 +113,7 @@ class Performer:
         if not isinstance(failure, Refused):
             self.breakers.failed(branch)
         run.failed(failure)
-        session = run.sessions.get(branch)
-        dropped = await self._drop_session(run, branch)
-        if session is not None and not dropped and not isinstance(failure, (Refused, Unavailable)):
-            run.doubtful[branch] = session  # It may hold something, or be about to: that it is dropped is owed.
+        await self._drop_session(run, branch, after=failure)
         return Voted(branch, Vote.NO, reason=f"{branch}: {str(failure) or type(failure).__name__}")
 
     def _pause_before_retry_s(self, run: Run, branch: BranchName, failures: list[BaseException]) -> float | None:
@@ -142,15 +144,19 @@ class Performer:
             until_s = now_s + limits.BRANCH_BUDGET_MAX_S
         return max(0.001, min(until_s, run.deadline_s) - now_s)
 
-    async def _drop_session(self, run: Run, branch: BranchName) -> bool:
-        """End the share without a commit; whether that could be done. Nobody will commit it."""
+    async def _drop_session(self, run: Run, branch: BranchName, *, after: BaseException | None = None) -> None:
+        """End the share without a commit, *after* its vote raised, if it did. Nobody will commit it.
+
+        Where that fails, and nobody knows whether it voted, it may hold something: then it is tried until it is done.
+        """
         session = run.sessions.pop(branch, None)
+        if session is None:
+            return
         try:
-            if session is not None:
-                await session.discard()
-        except (CoordinatorError, *UNKNOWN):
-            return False
-        return True
+            await session.discard()
+        except (CoordinatorError, *UNKNOWN) as failure:
+            if after is not None and not isinstance(after, (Refused, Unavailable)):
+                self.leftovers.owe(run.transaction.gid, branch, session, failure)
 
     # ── the decision ──
 
@@ -234,9 +240,6 @@ class Performer:
 
     async def _abort(self, run: Run, branch: BranchName) -> Ending:
         voted_yes = run.transaction.votes.get(branch) is Vote.YES
-        if (session := run.doubtful.get(branch)) is not None:
-            await session.discard()
-            return Ending.ABORTED
         if branch in run.sessions and not voted_yes:
             await self._drop_session(run, branch)
             return Ending.ABORTED

@@ -45,8 +45,6 @@ class Run:
     outbox: BranchName | None = None
     """The database branch in which the messages stand as waiting rows, if they do."""
     sessions: dict[BranchName, Session] = field(default_factory=dict)
-    doubtful: dict[BranchName, Session] = field(default_factory=dict)
-    """Shares of which nobody knows whether they voted, and that could not be discarded yet."""
     messages: list[Message] = field(default_factory=list)
     failures: dict[BranchName, list[BaseException]] = field(default_factory=dict)
     """What each failed attempt at publishing came to."""

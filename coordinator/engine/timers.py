@@ -14,6 +14,12 @@ from coordinator.ports import Clock
 logger = logging.getLogger(__name__)
 
 
+def is_cancelled() -> bool:
+    """Whether the `CancelledError` at hand is for this task. (Or else something that it awaited was cancelled.)"""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 @dataclass(slots=True, kw_only=True)
 class Periodic:
     """Calls *round_* every *period_s*, with a tenth of jitter so that replicas do not march in step."""
