@@ -52,7 +52,7 @@ class Performer:
     leftovers: Leftovers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.leftovers = Leftovers(clock=self.clock, chance=self.chance)
+        self.leftovers = Leftovers(journal=self.journal, alerts=self.alerts, clock=self.clock, chance=self.chance)
 
     def perform(self, run: Run, action: Action) -> Awaitable[Event]:
         """Do *action* and return the fact. Raises `Unavailable` or `InDoubt` where it must be asked again."""
@@ -156,7 +156,7 @@ class Performer:
             await session.discard()
         except (CoordinatorError, *UNKNOWN) as failure:
             if after is not None and not isinstance(after, (Refused, Unavailable)):
-                self.leftovers.owe(run.transaction.gid, branch, session, failure)
+                self.leftovers.owe(run, branch, session, failure)
 
     # ── the decision ──
 

@@ -181,14 +181,12 @@ class TccSession:
     async def discard(self) -> None:
         """Cancel what may have been reserved. What has promised stays: by now it may have been decided to commit.
 
-        Raises `Unavailable` or `InDoubt` where it could not be cancelled; then it may be called again.
+        Raises as `ask` does where it could not be cancelled; then it may be called again. (That a cancellation is
+        refused does not say that there is nothing to take back.)
         """
         if self._may_hold and not self._voted:
             tcc = self._participant
-            try:
-                await tcc.abort(Prepared(gid=self._gid, branch=tcc.name))
-            except Refused as refusal:  # Of the cancellation: that the share is no more is not said by it.
-                raise InDoubt(f"{tcc.name} may hold it: {refusal}", participant=tcc.name, gid=self._gid) from refusal
+            await tcc.abort(Prepared(gid=self._gid, branch=tcc.name))
             self._may_hold = False
 
     async def _try(self) -> None:

@@ -144,7 +144,7 @@ async def test_a_cancellation_of_a_doubtful_try_that_is_refused_leaves_it_open_a
     session.reserve("apple")
     with pytest.raises(InDoubt):
         await session.vote(1.0)
-    with pytest.raises(InDoubt, match="no such route"):
+    with pytest.raises(Refused, match="no such route"):
         await session.discard()
     await session.discard()
     await session.discard()
