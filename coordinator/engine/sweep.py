@@ -17,6 +17,7 @@ from coordinator import limits
 from coordinator.alerts import of_ending
 from coordinator.engine.driver import Driver
 from coordinator.engine.run import Participants, resume
+from coordinator.engine.timers import is_cancelled
 from coordinator.gids import issued_at
 from coordinator.ports import AlertKind, Alerts, Clock, Doubtful, Journal, Participant, Record, Standing
 from coordinator.protocol.model import NO_EVIDENCE, Branch, BranchName, Ending, Gid, Prepared, Recipe, Role
@@ -37,10 +38,10 @@ class PresumeAbort:
 class _Known:
     """What is remembered of one participant from one look to the next."""
 
-    failure: type[Exception] | None = None
+    failure: type[BaseException] | None = None
     """What it raised instead of an answer."""
     first_seen_s: dict[Gid, float] = field(default_factory=dict)
-    failures: dict[Gid, type[Exception]] = field(default_factory=dict)
+    failures: dict[Gid, type[BaseException]] = field(default_factory=dict)
     """What each branch raised that could not be finished; first the one that was tried longest ago."""
 
     def forget_all_but(self, seen: Container[Gid]) -> None:
@@ -74,7 +75,9 @@ class Sweep:
             async with asyncio.timeout(limits.SWEEP_CALL_S):
                 found = await participant.in_doubt()
             self.in_doubt[name] = (len(found), max((doubtful.age_s for doubtful in found), default=0.0))
-        except Exception as failure:  # noqa: BLE001 - it is anybody's code, and will be asked again.
+        except (Exception, asyncio.CancelledError) as failure:  # It is anybody's code, and will be asked again.
+            if is_cancelled():
+                raise
             if known.failure is not type(failure):
                 logger.warning("%s cannot be swept, and is asked again and again: %r", name, failure)
             known.failure = type(failure)
@@ -87,7 +90,9 @@ class Sweep:
             try:
                 if gid not in self.driver.driving and (record := await self._look_at(participant, doubtful)):
                     decided.append(record)
-            except Exception as failure:  # noqa: BLE001 - whatever is wrong with one branch stops no other.
+            except (Exception, asyncio.CancelledError) as failure:  # Whatever is wrong with one branch stops no other.
+                if is_cancelled():
+                    raise
                 self._later(name, gid, failure)
         turns = {gid: turn for turn, gid in enumerate(known.failures)}
         decided.sort(key=lambda record: turns.get(record.gid, -1))
@@ -120,12 +125,14 @@ class Sweep:
         try:
             async with asyncio.timeout(limits.SWEEP_CALL_S):
                 await self._obey(participant, record)
-        except Exception as failure:  # noqa: BLE001 - as in `look_at`.
+        except (Exception, asyncio.CancelledError) as failure:  # As in `look_at`.
+            if is_cancelled():
+                raise
             self._later(participant.name, record.gid, failure)
             return False
         return True
 
-    def _later(self, name: BranchName, gid: Gid, failure: Exception) -> None:
+    def _later(self, name: BranchName, gid: Gid, failure: BaseException) -> None:
         failures = self._known[name].failures
         if failures.pop(gid, None) is not type(failure):
             logger.warning("%s of %s is swept again later: %r", name, gid, failure)

@@ -25,11 +25,11 @@ class Odd(MemoryDatabase):
     def __init__(self):
         super().__init__()
         self.listed, self.looks, self.asked, self.at_once, self.most = [], 0, [], 0, 0
-        self.stuck = set()
+        self.stuck, self.failure = set(), InDoubt
 
     async def in_doubt(self):
         self.looks += 1
-        if isinstance(self.listed, Exception):
+        if isinstance(self.listed, BaseException):
             raise self.listed
         if self.listed is None:
             await asyncio.Event().wait()
@@ -42,7 +42,7 @@ class Odd(MemoryDatabase):
         await asyncio.sleep(0)
         self.at_once -= 1
         if prepared.gid in self.stuck:
-            raise InDoubt("no answer")
+            raise self.failure("no answer")
         self.listed.remove(prepared.gid)
         return Ending.COMMITTED
 
@@ -90,7 +90,15 @@ async def looked(process, times=6) -> None:
         await process.recover()
 
 
-@pytest.mark.parametrize("answer", [KeyError("boom"), OSError("away"), ["test:no-id", "test:\0", "test:" + "Z" * 26]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        KeyError("boom"),
+        OSError("away"),
+        asyncio.CancelledError("what it awaited"),
+        ["test:no-id", "test:\0", "test:" + "Z" * 26],
+    ],
+)
 async def test_what_one_participant_answers_stops_no_other(process, odd, answer, caplog):
     """An orphan elsewhere is finished; and what is wrong is said once, not at each look."""
     caplog.set_level(logging.WARNING)
@@ -111,10 +119,11 @@ async def test_one_bad_id_stops_none_beside_it(process, odd):
     assert odd.asked == [gid]
 
 
-async def test_branches_that_are_stuck_are_tried_a_few_at_a_time_and_in_turn(process, odd):
+@pytest.mark.parametrize("failure", [InDoubt, asyncio.CancelledError])
+async def test_branches_that_are_stuck_are_tried_a_few_at_a_time_and_in_turn(process, odd, failure):
     """Not all of them at each look, and those that can be finished are, wherever they stand."""
     gids = await decided(process, 3 * limits.SWEEP_TOGETHER_MAX)
-    odd.listed, odd.stuck = list(gids), set(gids[:-1])
+    odd.listed, odd.stuck, odd.failure = list(gids), set(gids[:-1]), failure
     await looked(process, 1)
     assert odd.asked == gids[: limits.SWEEP_TOGETHER_MAX]
     await looked(process, 2)
@@ -124,6 +133,16 @@ async def test_branches_that_are_stuck_are_tried_a_few_at_a_time_and_in_turn(pro
     odd.asked.clear()
     await looked(process, 3)
     assert set(odd.asked) == set(gids[:-1]), "each has its turn"
+
+
+async def test_a_look_that_is_cancelled_itself_is_cancelled(process, odd):
+    """A loop that is stopped stops."""
+    odd.listed = None
+    looking = asyncio.create_task(process.recovery.look_at("db0"))
+    await asyncio.sleep(0)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
 
 
 @asynccontextmanager
