@@ -47,7 +47,7 @@ class Recovery:
     async def once(self) -> None:
         """All of it, one after the other and to its end. (In a service, each participant has a loop of its own.)"""
         await self.take_over()
-        await self.failover.once()
+        await self.failover.look_at_journal()
         for name in self.participants:
             await self.look_at(name)
 
@@ -68,7 +68,8 @@ class Recovery:
             await owners.buried(owner)
 
     async def look_at(self, name: BranchName) -> None:
-        """Settle the ids of dead owners at one participant, and finish what stands prepared there."""
+        """Find what a failover of one participant lost, and finish what stands prepared there, in that order."""
+        await self.failover.look_at(name)
         participant = self.participants[name].participant
         if isinstance(participant, OwnsIds):
             for owner in self._dead:

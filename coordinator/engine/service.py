@@ -62,7 +62,7 @@ class TransactionEngine:
             self._loop("lease", self.ownership.renew, self.pace.renewal_s),
             self._loop("watchdog", self._beat, self.pace.beat_s),
             self._recovering("recovery", self.recovery.take_over),
-            self._recovering("failover", self.recovery.failover.once),
+            self._recovering("journal's history", self.recovery.failover.look_at_journal),
             *(self._recovering(f"look at {name}", partial(self.recovery.look_at, name)) for name in self.participants),
             self._loop("purge", self._purge, limits.PURGE_PERIOD_S),
         ]

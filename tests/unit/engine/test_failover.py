@@ -1,5 +1,10 @@
 """What a failover lost is looked for when it can have happened, until it has been found, and not more often."""
 
+import asyncio
+
+import pytest
+
+from coordinator import limits
 from coordinator.alerts import AlertKind
 from coordinator.engine.failover import Failover
 from coordinator.engine.run import Registered
@@ -52,21 +57,21 @@ async def test_nothing_is_asked_while_the_history_is_the_same():
     """However often it is looked at."""
     server, failover, _, world = await failing_over()
     for _ in range(3):
-        await failover.once()
+        await failover.look_at(DB)
     assert (server.asked, world.alerts) == (0, {})
 
 
 async def test_a_change_is_looked_into_until_nothing_is_unfinished_any_more():
     """What is being finished may be committed where nobody follows; then one more look is enough."""
     server, failover, journal, world = await failing_over()
-    await failover.once()
+    await failover.look_at(DB)
     server.timeline = 2
-    await failover.once()
-    await failover.once()
+    await failover.look_at(DB)
+    await failover.look_at(DB)
     assert server.asked == 2
     await journal.finish(GID, Outcome.COMMIT, {DB: Ending.COMMITTED})
     for _ in range(3):
-        await failover.once()
+        await failover.look_at(DB)
     assert server.asked == 3
     assert list(world.alerts) == [(GID, AlertKind.LOST_BY_FAILOVER)]
     assert world.rows[GID].endings == {DB: Ending.LOST}
@@ -77,23 +82,29 @@ async def test_a_server_that_does_not_answer_is_asked_again():
     server, failover, journal, world = await failing_over()
     await journal.finish(GID, Outcome.COMMIT, {DB: Ending.COMMITTED})
     server.timeline, server.away = 2, True
-    await failover.once()
+    await failover.look_at(DB)
     assert world.alerts == {}
     server.away = False
-    await failover.once()
+    await failover.look_at(DB)
     assert list(world.alerts) == [(GID, AlertKind.LOST_BY_FAILOVER)]
 
 
-async def test_what_one_server_raises_keeps_no_other_from_being_looked_at():
-    """Whatever it is."""
+@pytest.mark.parametrize("said", [KeyError("timeline"), asyncio.CancelledError("what it awaited"), None], ids=repr)
+@pytest.mark.parametrize("asked", ["history", "lost"])
+async def test_a_server_that_raises_anything_or_hangs_is_asked_again(monkeypatch, asked, said):
+    """A look ends in any case: a sweep comes after it."""
+    monkeypatch.setattr(limits, "SWEEP_CALL_S", 0.01)
     server, failover, _, world = await failing_over()
 
-    class Odd(Server):
-        async def history(self):
-            raise KeyError("timeline")
+    async def odd(*_):
+        if said is None:
+            await asyncio.Event().wait()
+        raise said
 
-    odd = Registered(participant=Odd(), abilities=frozenset())
-    failover.participants = {BranchName("odd"): odd, **failover.participants}
-    server.timeline = 2
-    await failover.once()
+    server.timeline, answers = 2, getattr(server, asked)
+    setattr(server, asked, odd)
+    await failover.look_at(DB)
+    assert not world.alerts
+    setattr(server, asked, answers)
+    await failover.look_at(DB)
     assert len(world.alerts) == 1

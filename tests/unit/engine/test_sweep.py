@@ -145,6 +145,44 @@ async def test_a_look_that_is_cancelled_itself_is_cancelled(process, odd):
         await looking
 
 
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_a_history_that_cannot_be_had_keeps_neither_its_sweep_nor_another_ones_from_being_made(
+    monkeypatch, hangs
+):
+    """Each participant's is looked at in its own loop, before it is swept, for so long at most."""
+    monkeypatch.setattr(limits, "SWEEP_CALL_S", 0.05)
+    looked = []
+
+    class Standby(Odd):
+        def __init__(self, name):
+            super().__init__()
+            self.called = name
+
+        async def history(self):
+            looked.append(f"history of {self.called}")
+            if self.called == "a" and hangs:
+                await asyncio.Event().wait()
+            if self.called == "a":
+                raise KeyError("timeline")
+            return {}
+
+        async def lost(self, history, gids):
+            return []
+
+        async def in_doubt(self):
+            looked.append(f"sweep of {self.called}")
+            return []
+
+    participants = {"a": Standby("a"), "b": Standby("b")}
+    journal = f"memory://{uuid.uuid4()}"
+    async with Coordinator(journal=journal, participants=participants, settings=SETTINGS), asyncio.timeout(5):
+        while len(looked) < 30:  # noqa: ASYNC110 - it has no event.
+            await asyncio.sleep(0.01)
+    for name in participants:
+        own = [look.partition(" ")[0] for look in looked if look.endswith(name)]
+        assert own[:4] == ["history", "sweep"] * 2
+
+
 @asynccontextmanager
 async def running(journal, saga, **participants):
     async with Coordinator(journal=journal, participants=participants, sagas=[saga], settings=SETTINGS) as coordinator:
