@@ -12,10 +12,12 @@ The first asks the journal alone, and the others are each participant's own: one
 likes, keeps neither the transactions nor the sagas of a dead process from going on, nor other participants from a look.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from coordinator import limits
 from coordinator.alerts import AlertKind
 from coordinator.engine.driver import Driver
 from coordinator.engine.failover import Failover
@@ -23,7 +25,8 @@ from coordinator.engine.ownership import Ownership
 from coordinator.engine.performer import UNKNOWN
 from coordinator.engine.run import Participants, resume
 from coordinator.engine.sweep import Sweep
-from coordinator.errors import Refused, Unavailable
+from coordinator.engine.timers import is_cancelled
+from coordinator.errors import CoordinatorError
 from coordinator.ports import Adopted, Journal, OwnsIds, Standing, TransactionalIds
 from coordinator.protocol.model import BranchName
 
@@ -43,6 +46,9 @@ class Recovery:
     failover: Failover
     recovered: int = 0
     _dead: Sequence[str] = ()
+    """Owners that this process has taken over, and whose records it has read: only then may their ids be touched."""
+    _failed_ids: dict[BranchName, dict[str, None]] = field(default_factory=dict)
+    """Ids of dead owners at each participant that could not be settled; first the one that was tried longest ago."""
 
     async def once(self) -> None:
         """All of it, one after the other and to its end. (In a service, each participant has a loop of its own.)"""
@@ -56,7 +62,7 @@ class Recovery:
         owners = self.ownership.owners
         dead = await owners.take_over(self.ownership.lease)
         adopted = await self.journal.adopt({*self.driver.runs, *self.driver.finisher.pending})
-        self._dead = dead  # Now that their records are read.
+        self._dead = dead
         for found in adopted:
             if not found.set_aside:
                 self._drive(found)
@@ -72,8 +78,7 @@ class Recovery:
         await self.failover.look_at(name)
         participant = self.participants[name].participant
         if isinstance(participant, OwnsIds):
-            for owner in self._dead:
-                await self._settle_ids(owner, name, participant)
+            await self._settle_ids(name, participant)
         await self.sweep.look_at(name)
 
     def _drive(self, found: Adopted) -> None:
@@ -85,12 +90,30 @@ class Recovery:
         self.recovered += 1
         self.driver.start(run)
 
-    async def _settle_ids(self, owner: str, name: BranchName, participant: OwnsIds) -> None:
-        """Abort what is open on a dead owner's ids. Those that an unfinished record names are not listed yet."""
-        for cluster, transactional_id in await self.ids.of(owner):
-            if cluster == name:
-                try:
+    async def _settle_ids(self, name: BranchName, participant: OwnsIds) -> None:
+        """Abort what is open on dead owners' ids. Those that an unfinished record names are not listed yet.
+
+        What hangs is left after a while. The next look begins with others.
+        """
+        loop, until_s = asyncio.get_running_loop(), asyncio.get_running_loop().time() + limits.SWEEP_CALL_S
+        failed = self._failed_ids.setdefault(name, {})
+        try:
+            async with asyncio.timeout_at(until_s):
+                found = [each for owner in self._dead for cluster, each in await self.ids.of(owner) if cluster == name]
+        except (CoordinatorError, *UNKNOWN) as failure:
+            logger.warning("the ids of dead owners at %s are read later: %r", name, failure)
+            return
+        turns = {transactional_id: turn for turn, transactional_id in enumerate(failed)}
+        for transactional_id in sorted(found, key=lambda each: turns.get(each, -1)):
+            if loop.time() >= until_s:
+                return
+            failed.pop(transactional_id, None)
+            try:
+                async with asyncio.timeout_at(until_s):
                     await participant.settle_id(transactional_id)
-                    await self.ids.release(cluster, transactional_id)
-                except (Refused, Unavailable, *UNKNOWN) as failure:
-                    logger.warning("id %s of dead owner %s is not settled yet: %r", transactional_id, owner, failure)
+                    await self.ids.release(name, transactional_id)
+            except (Exception, asyncio.CancelledError) as failure:  # It is anybody's code, and will be asked again.
+                if is_cancelled():
+                    raise
+                failed[transactional_id] = None
+                logger.warning("id %s of a dead owner is not settled yet: %r", transactional_id, failure)
