@@ -73,9 +73,7 @@ class TransactionEngine:
     async def drain(self, within_s: float) -> bool:
         """Begin nothing more, adopt nothing more, and let what is under way end; whether all of it did in time."""
         self.admission.stopping = True
-        for loop in self._loops:
-            if loop.name not in LOOPS_WHILE_DRAINING:
-                await loop.stop()
+        await asyncio.gather(*(loop.stop() for loop in self._loops if loop.name not in LOOPS_WHILE_DRAINING))
         try:
             async with asyncio.timeout(within_s):
                 while self.admission.open or self.driver.driving:
@@ -96,8 +94,7 @@ class TransactionEngine:
             await self.driver.stop()
             await self.finisher.stop()
         finally:
-            for loop in self._loops:
-                await loop.stop()
+            await asyncio.gather(*(loop.stop() for loop in self._loops))
 
     async def begin(
         self, name: str, *, recipe: Recipe | None, policy: FailurePolicy, key: str | None, deadline_s: float

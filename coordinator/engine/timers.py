@@ -50,9 +50,14 @@ class Periodic:
         while not task.cancelling():  # Also where a round has swallowed that it is to end.
             await self.clock.sleep(self.period_s * self.chance.uniform(0.9, 1.1))
             try:
-                await self.round_()
+                await asyncio.create_task(
+                    self._round(), name=self.name
+                )  # Its own: it may cancel the one that it is in.
             except (Exception, asyncio.CancelledError):  # Nothing that one round raises may end the rounds after it.
                 if task.cancelling():
                     return  # We are stopped. Or else it was something that the round waited for.
                 self.failures += 1
                 logger.exception("a round of %s failed; the next one comes in %.1f s", self.name, self.period_s)
+
+    async def _round(self) -> None:
+        await self.round_()

@@ -273,7 +273,8 @@ async def test_a_round_that_hangs_does_not_hold_up_whoever_stops_its_loop():
     cleaned.set()
 
 
-async def test_a_round_that_waits_for_something_cancelled_is_not_the_last():
+@pytest.mark.parametrize("its_own_task", [True, False])
+async def test_a_round_that_waits_for_something_cancelled_or_cancels_itself_is_not_the_last(its_own_task):
     """Nobody has stopped the loop; whoever does stops it."""
     rounds, third = [], asyncio.Event()
 
@@ -281,6 +282,9 @@ async def test_a_round_that_waits_for_something_cancelled_is_not_the_last():
         rounds.append(1)
         if len(rounds) == 3:
             third.set()
+        if its_own_task:
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
         raise asyncio.CancelledError
 
     loop = Periodic(name="odd", round_=round_, period_s=0.001, clock=SystemClock(), chance=random.Random(1))
@@ -291,6 +295,31 @@ async def test_a_round_that_waits_for_something_cancelled_is_not_the_last():
     made = len(rounds)
     await asyncio.sleep(0.01)
     assert len(rounds) == made
+
+
+async def test_loops_whose_rounds_end_slowly_are_stopped_together(coordinator):
+    """There is one for each participant, and each may be at its participant's mercy."""
+    async with coordinator:
+        begun, ended = [], []
+        engine = coordinator.engine
+
+        async def round_() -> None:
+            begun.append(1)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.2)
+                ended.append(1)
+
+        slow = [engine._loop(f"slow {number}", round_, 0.001) for number in range(10)]
+        engine._loops += slow
+        for loop in slow:
+            await loop.start()
+        while len(begun) < len(slow):  # noqa: ASYNC110 - it has no event.
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(1):
+            assert await engine.drain(0.5)
+        assert len(ended) == len(slow)
 
 
 async def test_a_round_that_does_not_let_itself_be_cancelled_is_the_last():
