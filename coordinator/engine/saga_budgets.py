@@ -7,14 +7,14 @@ waits holds nothing but its own place: no connection, and no place of another pa
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from coordinator import limits
 from coordinator.engine.breakers import Breakers
 from coordinator.engine.budgets import RetryBudgets
-from coordinator.engine.saga_run import Halted
 from coordinator.errors import CircuitOpen, Conflict, Overloaded, Refused, Replaced
 from coordinator.ports import Clock
 from coordinator.protocol.calls import CallBudget, Rate
@@ -42,11 +42,20 @@ class CallBudgets:
     _rows: dict[str, _Row] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def turn(self, participant: str, *, again: bool, within_s: float) -> AsyncIterator[None]:
+    async def turn(
+        self,
+        participant: str,
+        *,
+        again: bool,
+        within_s: float,
+        first: Callable[[], Awaitable[Any]] | None = None,
+    ) -> AsyncIterator[Any]:
         """A call of *participant* is the block, and may raise what it likes. *again*: it is no first attempt.
 
+        *first* is asked once its turn has come, and what it returns is given to the block. What it raises is raised,
+        and says nothing of the participant: nothing was called, and another one may be the probe of an open breaker.
         Raises `Overloaded` or `CircuitOpen` where its turn does not come *within_s*; nothing was called then. The block
-        itself ends within as many seconds again, or is no longer counted as the one probe of an open breaker.
+        itself ends within as many seconds again, or is no longer counted as that probe.
         """
         row, name = self._row(participant), BranchName(participant)
         until_s = self.clock.monotonic_s() + within_s
@@ -63,16 +72,17 @@ class CallBudgets:
                 await self._wait_for_breaker(name, until_s)
                 # After the breaker: else all that wait for it begin at once.
                 await self._wait_for_rate(row, participant, until_s)
+                given = None if first is None else await first()
                 if self.breakers.admit(name, within_s):
                     break
             if not again:
                 self.retries.attempted(name)
             try:
-                yield
+                yield given
             except (Refused, Conflict):
                 self.breakers.succeeded(name)  # It answered.
                 raise
-            except (Replaced, Halted, asyncio.CancelledError):
+            except (Replaced, asyncio.CancelledError):
                 raise  # It says nothing of the participant.
             except Exception:
                 self.breakers.failed(name)

@@ -7,7 +7,7 @@ of a database) means that nothing happened. Everything else, a timeout first of 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from coordinator.engine.saga_run import CalledOff, Halted, SagaRun
 from coordinator.errors import (
     CoordinatorError,
     InDoubt,
+    InvalidDefinition,
     Outdated,
     Replaced,
     Unavailable,
@@ -138,11 +139,9 @@ class Calls:
                 raise
             except Exception as failure:  # noqa: BLE001 - no answer is no answer, whatever it was.
                 logger.info("status of %s of %s, attempt %d: %r", step.name, run.gid, made, failure)
-                answer, asked_for_s, why = (
-                    Status.UNKNOWN,
-                    pause_asked_s(failure),
-                    f" (the last answer: {said(failure)})",
-                )
+                answer = Status.UNKNOWN
+                asked_for_s = pause_asked_s(failure)
+                why = f" (the last answer: {said(failure)})"
             if answer is Status.NEVER:
                 return Happened(Refused(step.name, reason))
             if step.undo_retry.over(made, self.clock.monotonic_s() - began_s):
@@ -186,45 +185,35 @@ class Calls:
             return await self.ask(run, step, reason)
         return Happened((Unknown if doubtful else Refused)(step.name, reason))
 
-    def _call(
-        self,
-        run: SagaRun,
-        step: StepDefinition,
-        call: Call,
-        direction: Direction,
-        attempt: int,
-    ) -> Awaitable[Any]:
-        asked = self._ask(run, step, call, direction, attempt)
-        return self._in_turn(call.participant, step, attempt, asked) if call.participant else asked
+    async def _call(self, run: SagaRun, step: StepDefinition, call: Call, direction: Direction, attempt: int) -> Any:
+        begins = partial(self._begins, run, step, call, direction, attempt)
+        if not call.participant:
+            return await self._made(run, step, call, direction, await begins(waited=False))
+        first = partial(begins, waited=True)
+        async with self.budgets.turn(
+            call.participant, again=attempt > 1, within_s=step.timeout_s, first=first
+        ) as keywords:
+            return await self._made(run, step, call, direction, keywords)
 
-    async def _in_turn(
-        self, participant: str, step: StepDefinition, attempt: int, asked: Coroutine[Any, Any, Any]
-    ) -> Any:
-        try:
-            async with self.budgets.turn(participant, again=attempt > 1, within_s=step.timeout_s):
-                return await asked
-        finally:
-            asked.close()  # Where its turn did not come.
+    async def _begins(
+        self, run: SagaRun, step: StepDefinition, call: Call, direction: Direction, attempt: int, *, waited: bool
+    ) -> Mapping[str, Any]:
+        """The arguments of a call that may be made now. Whatever is raised instead, nobody was called.
 
-    async def _ask(
-        self,
-        run: SagaRun,
-        step: StepDefinition,
-        call: Call,
-        direction: Direction,
-        attempt: int,
-    ) -> Any:
-        waited = bool(call.participant)
+        Raises `CalledOff` where it is not to be made after all, having *waited*, `Halted` and `Replaced` where it is
+        not made here, and `InvalidDefinition` where it cannot be.
+        """
         if (held := self.may_call()) is not None:
             waited = True
             await held
         if self.halted:
             raise Halted
-        if direction == "action":
-            if waited and (why := await self._why_not(run, step)):
-                raise CalledOff(why)
-            run.begun.add(step.name)
-        keywords = call.keywords(run.values)
+        if waited and direction == "action" and (why := await self._why_not(run, step)):
+            raise CalledOff(why)
+        try:
+            keywords = call.keywords(run.values)
+        except Exception as failure:
+            raise InvalidDefinition(f"an argument of step {step.name!r} cannot be made: {said(failure)}") from failure
         if call.takes_context:
             keywords[CONTEXT] = StepContext(
                 gid=run.gid,
@@ -235,6 +224,13 @@ class Calls:
                 term=run.term,
                 coordinator=self.coordinator,
             )
+        return keywords
+
+    async def _made(
+        self, run: SagaRun, step: StepDefinition, call: Call, direction: Direction, keywords: Mapping[str, Any]
+    ) -> Any:
+        if direction == "action":
+            run.begun.add(step.name)
         try:
             with self._timeouts.within(step.timeout_s):
                 called = partial(call.function, **keywords)

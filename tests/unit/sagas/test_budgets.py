@@ -158,6 +158,52 @@ async def test_while_a_probe_hangs_no_other_is_made():
         pass
 
 
+async def test_what_is_not_called_after_all_leaves_the_probe_to_another_one():
+    """Nobody knows yet whether the participant is up: whoever comes next finds out."""
+    one = budgets()
+    for _ in range(BREAKER_CALLS_MIN):
+        with pytest.raises(Unavailable):
+            async with one.turn("slow", again=False, within_s=30):
+                raise Unavailable("down")
+
+    async def withdrawn():
+        raise LookupError
+
+    for _ in range(3):
+        with pytest.raises(LookupError):
+            async with one.turn("slow", again=False, within_s=30, first=withdrawn):
+                raise AssertionError("it was called")
+    async with one.turn("slow", again=False, within_s=0.001):
+        pass
+
+
+async def test_sagas_that_are_called_off_while_their_participant_fails_hold_up_nobody_else(request):
+    """As soon as a probe may be made, what was called off ends, and a saga that is not is called."""
+    up, made = False, 0
+
+    async def flaky(request: int) -> int:
+        nonlocal made
+        made += 1
+        if not up:
+            raise Unavailable("down")
+        return request
+
+    saga = Saga("flaky", step(flaky, participant="shop", timeout_s=60, retry=Attempts(at_most=100, backoff_s=0.05)))
+    async with coordinator(request, saga) as running, asyncio.timeout(20):
+        handles = [await running.start(saga, number) for number in range(BREAKER_CALLS_MIN)]
+        breakers = running.sagas.engine.calls.budgets.breakers
+        while not breakers.is_open("shop"):  # noqa: ASYNC110 - nobody is told of that.
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # The pauses between attempts are over by then: they wait for the breaker.
+        up, asked = True, made
+        for handle in handles:
+            await handle.cancel("enough")
+        for ended in await asyncio.gather(*(each.result() for each in handles), return_exceptions=True):
+            assert isinstance(ended, Compensated)
+        assert made == asked
+        assert (await running.run(saga, 7)).completed
+
+
 async def test_a_participant_that_refuses_has_answered_and_is_not_left_alone():
     """Whatever it says no to, it is well: others' calls go through."""
     one = budgets()
