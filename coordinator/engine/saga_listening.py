@@ -42,8 +42,15 @@ class Listening:
 
     async def ask_the_time(self) -> None:
         """Machines' clocks differ, and are set in mid-run; what a saga waits for is one time, whoever looks for it."""
-        asked_s = self.clock.monotonic_s()
-        self._ahead_s = await self.log.now_s() - (asked_s + self.clock.monotonic_s()) / 2
+        self.is_told_the_time(await self.log.now_s())
+
+    def is_told_the_time(self, log_s: float) -> None:
+        """It was *log_s* at the log a moment ago: this process may be behind it by that moment, and is never ahead.
+
+        So a saga that it has woken is due here: who is ahead sends one to sleep for less than it waits, and has to do
+        so again when it is woken.
+        """
+        self._ahead_s = log_s - self.clock.monotonic_s()
 
     def now_s(self) -> float:
         """Seconds since 1970, by the log's clock."""

@@ -33,6 +33,8 @@ class SagaRecovery:
     _suspects: Suspects = field(default_factory=Suspects)
     _tidy_at_s: float = 0.0
     _purge_at_s: float = 0.0
+    _losses: int = 0
+    """How often this process had been replaced when it last asked for the time because of that."""
     _told: int = 0
     """How many definitions operators know to be here."""
 
@@ -48,6 +50,9 @@ class SagaRecovery:
         engine, log = self.engine, self.engine.log
         if not engine.definitions or not self._may_look():
             return
+        if self._losses != (losses := engine.ownership.losses):  # This machine may have been suspended.
+            await engine.listening.ask_the_time()
+            self._losses = losses
         await self.tell()
         await engine.listening.ask()
         for take in (log.awake, log.adopt):
@@ -91,6 +96,8 @@ class SagaRecovery:
 
     async def _resume_all(self, found: Sequence[Loaded]) -> None:
         engine = self.engine
+        if found:  # It has woken them, perhaps by a time that passed while no clock of this machine's went on.
+            engine.listening.is_told_the_time(found[0].at_s)
         for loaded in found:
             try:
                 await self._resume(loaded)

@@ -226,6 +226,7 @@ class MemorySagas:
             events=list(stored.events),
             ended=stored.ended,
             owner=stored.owner,
+            at_s=self._world.wall_s(),
             signalled=stored.signalled,
             left_s=None if at_s is None else at_s - self._world.now_s(),
             doubtful=stored.doubtful,

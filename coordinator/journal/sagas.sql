@@ -147,6 +147,7 @@ WHERE number = ANY($1::bigint[]) AND owner = $2 AND term = $3
 -- load --
 -- Sagas with all that happened to them, in order.
 SELECT s.number, s.gid, s.name, s.definition, s.key, s.input, s.owner, s.signalled,
+       extract(epoch FROM now())::float8 AS at_s,
        extract(epoch FROM s.deadline_at - now())::float8 AS left_s,
        coalesce(e.events, '{}') AS events, coalesce(e.ended, false) AS ended, s.doubtful, s.reigns,
        CASE WHEN s.stood = coalesce(cardinality(e.events), 0) THEN s.adoptions ELSE 0 END AS adoptions

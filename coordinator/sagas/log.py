@@ -34,11 +34,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A saga as its log has it. *left_s*: seconds until its deadline. *signalled*: how many signals it was sent.
+    """A saga as its log has it. *at_s*: when that was, by `SagaLog.now_s`. *left_s*: seconds until its deadline.
 
-    *doubtful*: what was ready when its last driver let go of it, or was lost, may have been begun. *adoptions*: how
-    often in a row it was taken over from a process that was lost, and nothing was written of it. *reigns*: how often
-    somebody began to drive it, or to go on with it.
+    *signalled*: how many signals it was sent. *doubtful*: what was ready when its last driver let go of it, or was
+    lost, may have been begun. *adoptions*: how often in a row it was taken over from a process that was lost, and
+    nothing was written of it. *reigns*: how often somebody began to drive it, or to go on with it.
     """
 
     number: int
@@ -50,6 +50,7 @@ class Loaded:
     events: Sequence[str]
     ended: bool
     owner: str
+    at_s: float
     signalled: int = 0
     left_s: float | None = None
     doubtful: bool = False

@@ -400,6 +400,41 @@ async def test_a_machine_whose_clock_is_wrong_ends_no_wait(coordinator, monkeypa
     assert (await asyncio.wait_for(handle.result(), 10)).outputs["paid"] == 100
 
 
+@pytest.mark.parametrize("suspended", [True, False], ids=["a machine that was suspended", "a question that took long"])
+async def test_what_the_log_has_woken_is_due_and_does_not_sleep_again(coordinator, monkeypatch, suspended):
+    """However far this process' clock is from the log's: it may be behind it, and is never ahead."""
+    engine, slept = coordinator.sagas.engine, []
+    coordinator.sagas.recovery._tidy_at_s = float("inf")  # It is not time to ask for the time.
+    suspend, now_s = engine.log.suspend, engine.log.now_s
+
+    async def counted(rest):
+        slept.append(rest)
+        await suspend(rest)
+
+    async def slow():
+        await asyncio.sleep(0.3)
+        return await now_s()
+
+    monkeypatch.setattr(engine.log, "suspend", counted)
+    monkeypatch.setattr(engine.log, "now_s", slow)
+    await engine.listening.ask_the_time()
+    handle = await coordinator.start(Saga("nap", sleep("nap", 0.5)))
+    await until(lambda: slept and not engine.running)
+    if suspended:
+        engine.listening._ahead_s -= 60
+    assert (await asyncio.wait_for(handle.result(), 5)).completed
+    assert len(slept) == 1
+
+
+async def test_the_time_is_asked_for_again_by_whoever_was_replaced(coordinator):
+    """It may have been suspended: what begins to wait now would wait until a time that has passed."""
+    engine, recovery = coordinator.sagas.engine, coordinator.sagas.recovery
+    recovery._tidy_at_s = float("inf")  # Not because it is time for that.
+    engine.listening._ahead_s -= 60
+    engine.ownership.losses += 1
+    await until(lambda: abs(engine.listening.now_s() - SystemClock().now().timestamp()) < 1)
+
+
 async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):
     with pytest.raises(InvalidDefinition, match="a saga is a definition"):
         await coordinator.run("checkout")

@@ -259,6 +259,14 @@ async def test_it_sleeps_until_its_time(a, b, place):
     assert await a.awake() == []
 
 
+async def test_what_is_read_comes_with_the_time_that_it_is_at_the_log(a, b):
+    """So that whoever takes up what was woken knows it to be due, whatever its own clock says."""
+    _, new = await a.begun()
+    before_s = await b.log.now_s()
+    found = await a.log.load(new.gid)
+    assert before_s <= found.at_s <= await b.log.now_s()
+
+
 async def test_it_is_not_let_go_of_by_a_reign_that_is_over(a, b):
     """The request was late: somebody has taken it up since, and drives it."""
     standing, new = await a.begun()
