@@ -12,6 +12,7 @@ from coordinator.journal.memory import MemoryAlerts, MemoryJournal
 from coordinator.protocol.model import Gid
 from coordinator.protocol.saga_shape import CONTROL
 from coordinator.sagas.log import Freed, Loaded, NewSaga, Rest, Signal, Standing
+from coordinator.sagas.steps import REPLY
 
 
 @dataclass(slots=True)
@@ -157,7 +158,10 @@ class MemorySagas:
         async def tell() -> bool:
             _check(payload)
             stored = next((s for s in self._sagas.values() if s.saga.gid == gid and not s.ended), None)
-            if stored is None or not (stored.signalled < limits.SAGA_SIGNALS_MAX or name.startswith(CONTROL)):
+            if stored is None:
+                return False
+            first = name.startswith(REPLY) and all(name != signal.name for signal in stored.signals)
+            if stored.signalled >= limits.SAGA_SIGNALS_MAX and not (first or name.startswith(CONTROL)):
                 return False
             stored.signalled += 1
             stored.signals.append(Signal(id=stored.signalled, name=name, payload=payload))

@@ -21,6 +21,7 @@ from coordinator.journal.group_commit import GroupCommit, close_all
 from coordinator.journal.postgres import PostgresJournal
 from coordinator.protocol.saga_shape import CONTROL
 from coordinator.sagas.log import Freed, Loaded, NewSaga, Rest, Signal, Standing
+from coordinator.sagas.steps import REPLY
 from coordinator.schema import queries
 
 SQL = queries(Path(__file__).with_name("sagas.sql"))
@@ -96,7 +97,7 @@ class PostgresSagas:
 
     async def send(self, gid: str, name: str, payload: str) -> bool:
         """Send a signal. See `SagaLog`."""
-        arguments = (gid, name, payload, limits.SAGA_SIGNALS_MAX, CONTROL)
+        arguments = (gid, name, payload, limits.SAGA_SIGNALS_MAX, CONTROL, REPLY)
         sent = await boundary(
             "saga.signal", lambda: self._journal.questions.run(lambda c: c.fetchval(SQL["send"], *arguments))
         )

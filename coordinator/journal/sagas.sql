@@ -159,13 +159,16 @@ WHERE s.number = ANY($1::bigint[]) OR s.gid = $2 OR (s.name = $3 AND s.key = $4)
 ORDER BY s.number;
 
 -- send --
--- A signal, unless there are $4 already (or it is an operator's word, which begins with $5). Its saga's row is changed
--- with it, so that going to sleep and being woken exclude each other.
+-- A signal, unless there are $4 already. An operator's word (which begins with $5) is not counted out, and no more is a
+-- reply ($6) that is the first to its command. Its saga's row is changed with it, so that going to sleep and being woken
+-- exclude each other.
 WITH told AS (
     UPDATE unanimity.sagas AS s SET
         signalled = signalled + 1,
         wake_at = CASE WHEN owner = '' THEN now() ELSE wake_at END
-    WHERE gid = $1 AND (signalled < $4 OR starts_with($2, $5))
+    WHERE gid = $1 AND (signalled < $4 OR starts_with($2, $5) OR (starts_with($2, $6) AND NOT EXISTS (
+          SELECT FROM unanimity.saga_signals AS g WHERE g.number = s.number AND g.name = $2
+      )))
       AND (SELECT final FROM unanimity.saga_events AS e WHERE e.number = s.number ORDER BY position DESC LIMIT 1) IS NOT TRUE
     RETURNING number
 )

@@ -189,7 +189,10 @@ class Sagas:
         await self._tell(gid, signal_name(name), payload)  # Whoever can send a signal is no operator by that.
 
     async def reply(self, gid: str, step: str, payload: Any) -> None:
-        """Hand over the reply to the command of *step*: it can be nothing else. Raises as `send` does."""
+        """Hand over the reply to the command of *step*: it can be nothing else.
+
+        Raises as `send` does; but the first reply to a command is kept however much its saga was sent.
+        """
         await self._tell(gid, REPLY + signal_name(step), payload)
 
     async def _tell(self, gid: str, name: str, payload: Any) -> None:

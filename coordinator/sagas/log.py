@@ -140,7 +140,10 @@ class SagaLog(Protocol):
         ...
 
     async def send(self, gid: str, name: str, payload: str) -> bool:
-        """Send a signal; whether there is such a saga that has not ended, nor was sent too many."""
+        """Send a signal; whether there is such a saga that has not ended, nor was sent too many.
+
+        Operators' words are never too many, nor is the first reply to a command.
+        """
         ...
 
     async def signals(self, number: int) -> Sequence[Signal]:

@@ -144,7 +144,9 @@ def _found(headers: Headers, *names: str) -> dict[str, bytes]:
 
 
 async def deliver_reply(coordinator: Any, headers: Headers, value: bytes | None) -> bool:
-    """Hand a reply to the saga that it is for: whether it is kept for it now. False: the saga has ended, or never was.
+    """Hand a reply to the saga that it is for: whether it is kept for it now.
+
+    False: the saga has ended, or never was; or it was sent a thousand signals, and a reply to this command before.
 
     It can answer the command of its step, and nothing else: no signal that somebody else is to send, and no operator's
     word. May be called twice for one reply. Raises `ValueError` for a record that will never be a reply: set it aside,

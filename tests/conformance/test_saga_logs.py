@@ -320,6 +320,20 @@ async def test_a_saga_is_sent_a_thousand_signals_and_then_what_operators_say(a, 
     assert len(await a.log.signals(standing.number)) == limits.SAGA_SIGNALS_MAX + 1
 
 
+async def test_a_saga_that_was_sent_a_thousand_signals_keeps_the_first_reply_to_each_command(a, b):
+    """What others send it takes no reply away from it; and whoever replies on and on is counted out as well."""
+    standing, new = await a.begun()
+    assert all([await b.log.send(new.gid, "noise", "1") for _ in range(limits.SAGA_SIGNALS_MAX - 2)])
+    for name in ("charge", "charge", "ship"):
+        assert await b.log.send(new.gid, f"reply:{name}", "1")
+    for name in ("reply:charge", "reply:ship", "charge"):
+        assert not await b.log.send(new.gid, name, "2")
+    assert await b.log.send(new.gid, "reply:bill", "1")
+    kept = [signal.name for signal in await a.log.signals(standing.number)]
+    assert kept[-4:] == ["reply:charge", "reply:charge", "reply:ship", "reply:bill"]
+    assert len(kept) == limits.SAGA_SIGNALS_MAX + 2
+
+
 async def test_what_was_sent_and_is_not_read_yet_is_found_for_many_at_once(a, b):
     told, read, quiet = [(await a.begun())[0] for _ in range(3)]
     for saga, times in ((told, 2), (read, 1)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator import Compensated, Coordinator, InvalidDefinition
-from coordinator.limits import SAGA_SIGNAL_BYTES_MAX
+from coordinator.limits import SAGA_SIGNAL_BYTES_MAX, SAGA_SIGNALS_MAX
 from coordinator.sagas import Command, Saga, await_signal, command, deliver_reply
 
 
@@ -114,6 +114,15 @@ async def test_headers_may_be_text(coordinator):
     """As some clients read them."""
     handle = await coordinator.start(ORDER)
     assert await deliver_reply(coordinator, [("saga-gid", handle.gid), ("saga-step", "charge")], b"5")
+    assert (await handle.result()).outputs["charge"] == 5
+
+
+async def test_a_reply_is_kept_for_its_saga_whatever_others_have_sent_that(coordinator):
+    """Its consumer commits its offset then: it would never come again."""
+    handle = await coordinator.start(ORDER)
+    for _ in range(SAGA_SIGNALS_MAX):
+        await coordinator.sagas.send(handle.gid, "chatter", 1)
+    assert await deliver_reply(coordinator, address(handle.gid), b"5")
     assert (await handle.result()).outputs["charge"] == 5
 
 
