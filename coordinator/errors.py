@@ -28,6 +28,8 @@
 Every error carries the *participant* it came from where there is one, and the driver's own error as `__cause__`.
 """
 
+from typing import ClassVar
+
 
 class CoordinatorError(Exception):
     """Something about a distributed transaction went wrong."""
@@ -75,9 +77,14 @@ class Conflict(Unavailable):
 class Refused(CoordinatorError):
     """The transaction was refused. Nothing happened anywhere, and the same request will be refused again."""
 
+    of_one_call: ClassVar[bool] = False
+    """Whether it is this call alone: an earlier one of the same step of a saga may have done what it is about."""
+
 
 class InvalidDefinition(Refused):
     """The transaction cannot be run as it was asked for."""
+
+    of_one_call = True
 
 
 class NothingEnlisted(InvalidDefinition):
@@ -87,19 +94,27 @@ class NothingEnlisted(InvalidDefinition):
 class ForbiddenStatement(Refused):
     """The branch used a statement that a prepared transaction may not contain (NOTIFY, temporary tables, ...)."""
 
+    of_one_call = True
+
 
 class KeyReused(Refused):
     """The idempotency key was used before for a different transaction."""
 
+    of_one_call = True
+
 
 class Misconfigured(Refused):
     """A setting of a server, or one of ours, makes the promise impossible. `coordinator doctor` names it."""
+
+    of_one_call = True
 
 
 class TurnedAway(Refused):
     """This call was not let in (credentials, address, size): what it is about was not looked at, and may have happened
     by an earlier one.
     """
+
+    of_one_call = True
 
 
 class Outdated(TurnedAway):
@@ -109,13 +124,19 @@ class Outdated(TurnedAway):
 class VotedNo(Refused):
     """A participant refused to commit its branch, so everything was rolled back."""
 
+    of_one_call = True
+
 
 class Unheard(Refused):
     """The saga has ended, or never was: nobody hears what it is sent."""
 
+    of_one_call = True
+
 
 class Compensated(Refused):
     """The saga could not be completed, and what it had done was undone (where a step says how)."""
+
+    # To a step that runs one, with a key, this is the answer: an earlier call of it began the same saga.
 
 
 class InDoubt(CoordinatorError):

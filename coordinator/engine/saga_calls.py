@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal
 
-from coordinator import errors, limits
+from coordinator import limits
 from coordinator.engine.failures import pause_asked_s, told
 from coordinator.engine.saga_budgets import CallBudgets
 from coordinator.engine.saga_run import CalledOff, Halted, SagaRun
@@ -40,12 +40,6 @@ logger = logging.getLogger(__name__)
 Direction = Literal["action", "compensation", "status"]
 # A transaction that a database rolled back so that another one could be serialised, or a deadlock end.
 _ROLLED_BACK = frozenset({"40001", "40P01"})
-# What the step itself says is a plain one, or of a class of its own below that.
-_OF_ONE_CALL = tuple(
-    kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, RefusedByStep) and kind is not RefusedByStep
-)
 
 LOST, PARKED = "the process that ran it was lost", "nobody knew it when it was parked"
 """Why nobody knows what became of a step."""
@@ -259,7 +253,7 @@ def nothing_happened(failure: BaseException) -> bool:
 
 def says_nothing_of_earlier(refusal: RefusedByStep) -> bool:
     """Whether a no is to this call alone: what the step is about was not looked at, or an earlier one has done it."""
-    return isinstance(refusal, _OF_ONE_CALL)
+    return refusal.of_one_call
 
 
 def _done(step: StepDefinition, value: Any) -> Happened:

@@ -200,6 +200,35 @@ async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordin
     assert world.did == ([] if ask else ["refund"])  # What was turned away without doubt did not happen.
 
 
+async def test_that_a_saga_was_undone_is_the_answer_to_the_step_that_runs_it(coordinator, world):
+    """Also where an earlier attempt waited in vain, which is doubt: with a key it is the same one."""
+
+    async def hold() -> None:
+        await world.act("hold")
+        raise Refused("sold out")
+
+    async def book() -> None:
+        await world.act("book")
+
+    async def unbook() -> None:
+        await world.act("unbook")
+
+    child = Saga("child", step(hold, timeout_s=30))
+
+    async def run(context: StepContext) -> None:
+        world.did.append("run")
+        await context.coordinator.run(child, key=context.gid)
+
+    world.holds["hold"] = asyncio.Event()
+    pivot = step(run, pivot=True, timeout_s=0.3, retry=Attempts(at_most=20, backoff_s=0.05, backoff_max_s=0.05))
+    waits = asyncio.create_task(coordinator.run(Saga("parent", step(book, compensate=unbook), pivot)))
+    await until(lambda: world.did.count("run") > 1)
+    world.holds["hold"].set()
+    with pytest.raises(Compensated, match="sold out"):
+        await asyncio.wait_for(waits, 10)
+    assert (world.did[0], world.did[-1]) == ("book", "unbook")
+
+
 @pytest.mark.parametrize("on_unknown", ["retry", "ask", "compensate"])
 async def test_a_term_that_is_too_low_means_that_somebody_else_may_have_done_it(coordinator, world, on_unknown):
     """Also where nobody here has called it before: what another process did may be gone from the journal."""

@@ -5,7 +5,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from coordinator import Refused, Unavailable, errors
+from coordinator import Compensated, Refused, Unavailable, errors
 from coordinator.engine.failures import pause_asked_s
 from coordinator.engine.saga_calls import nothing_happened, says_nothing_of_earlier
 
@@ -48,6 +48,7 @@ class TakenByUs(errors.VotedNo):
 
 
 OURS = [kind for kind in vars(errors).values() if isinstance(kind, type) and Refused in kind.__mro__[1:]]
+OURS.remove(Compensated)
 
 
 @pytest.mark.parametrize("refusal", [*OURS, TakenByUs])
@@ -56,8 +57,9 @@ def test_what_this_project_refuses_is_one_call(refusal):
     assert says_nothing_of_earlier(refusal("no"))
 
 
-@pytest.mark.parametrize("refusal", [Refused, SoldOut])
+@pytest.mark.parametrize("refusal", [Refused, SoldOut, Compensated])
 def test_what_a_step_refuses_in_its_own_words_is_the_step(refusal):
+    """And so is that a saga which it runs was undone: with a key, there is one, whoever began it."""
     assert not says_nothing_of_earlier(refusal("no"))
 
 
