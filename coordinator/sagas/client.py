@@ -64,8 +64,8 @@ class SagaHandle:
         """Wait until it has completed; its outcome.
 
         Raises `Compensated` where it was undone, `Parked` where it waits for an operator, and `InDoubt` where this
-        process stops first: it goes on elsewhere. A word that lets a parked one go on is an operator's: once it is
-        said, this waits for what comes of it.
+        process stops first, or may not read its log any more: it goes on elsewhere. A word that lets a parked one go on
+        is an operator's: once it is said, this waits for what comes of it.
         """
         return _judged(await self._sagas.ended(self.gid, self.saga))
 
@@ -138,6 +138,8 @@ class Sagas:
     clock: Clock
     prefix: str
     chance: random.Random
+    _unread: type[BaseException] | None = None
+    """Why whoever waits for the end of a saga cannot read what became of it; None where that could be read since."""
 
     async def start(self, saga: Saga, value: Any = None, *, key: str | None = None) -> SagaHandle:
         """Begin *saga* with *value* as its input, and return once that is durable.
@@ -214,7 +216,8 @@ class Sagas:
     async def ended(self, gid: str, saga: Saga) -> SagaOutcome:
         """Wait for its end, or until it is parked and nothing that was said lets it go on, wherever it is driven.
 
-        A log that does not answer is asked again for as long as that takes. Raises `InDoubt` where this process stops.
+        A log that does not answer is asked again for as long as that takes. Raises `InDoubt` where this process stops,
+        and where the log does not let it in: waiting mends no privilege.
         """
         pause_s = _LOOK_FIRST_S
         while True:
@@ -224,10 +227,15 @@ class Sagas:
                     return outcome
             try:
                 run = await self._read(gid, saga)
+                self._unread = None
                 if run.state.ended or (run.state.parked is not None and not await self._is_let_go(run)):
                     return run.outcome()
+            except Misconfigured as failure:
+                raise InDoubt(f"what became of saga {gid} cannot be read here: {failure}", gid=gid) from failure
             except _UNREAD as failure:
-                logger.warning("what became of saga %s is not known yet: %r", gid, failure)
+                if self._unread is not type(failure):  # And not by each who waits, whenever he looks.
+                    self._unread = type(failure)
+                    logger.warning("what became of saga %s, and of others, is not known yet: %r", gid, failure)
             if not self.engine.stopping:
                 await asyncio.sleep(pause_s)
             if self.engine.stopping:

@@ -17,9 +17,9 @@ __all__ = ["coordinator", "journal", "world"]
 DOWN = [
     Unavailable("it restarts"),
     Disconnected("it went away"),
-    Misconfigured("it knows us no more"),
     OSError("reset"),
 ]
+SHUT = Misconfigured("it knows us no more")
 
 
 @pytest.fixture
@@ -50,7 +50,28 @@ async def test_a_log_that_does_not_answer_says_nothing_of_a_saga_that_has_begun(
     assert (unread, world.did) == ([], ["charge"])
 
 
-@pytest.mark.parametrize("failure", DOWN, ids=repr)
+async def test_a_log_that_lets_nobody_in_leaves_whoever_waits_in_doubt(coordinator, world, unread):
+    """Waiting mends no privilege. Of the saga that says nothing: it goes on, and can be asked for again."""
+    handle = await coordinator.start(Saga("rests", sleep("cool-off", 0.5)))
+    await until(lambda: not coordinator.sagas.engine.running)
+    unread.append(SHUT)
+    with pytest.raises(InDoubt, match="cannot be read here: it knows us no more"):
+        await asyncio.wait_for(handle.result(), 5)
+    assert (await handle.result()).completed
+
+
+async def test_that_a_log_does_not_answer_is_said_once_and_not_by_each_who_waits(coordinator, unread, caplog):
+    """Where it is out for minutes, nothing else could be found among what is said of it."""
+    handle = await coordinator.start(Saga("rests", sleep("cool-off", 0.5)))
+    await until(lambda: not coordinator.sagas.engine.running)
+    unread += [Unavailable("it restarts")] * 30 + [OSError("reset")] * 30
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(handle.result() for _ in range(20)))
+    told = [each for each in caplog.records if "is not known yet" in each.message]
+    assert [str(each.args[1]) for each in told] == ["it restarts", "reset"]
+
+
+@pytest.mark.parametrize("failure", [*DOWN, SHUT], ids=repr)
 async def test_who_begins_it_has_a_handle_though_the_log_cannot_be_read(coordinator, world, unread, failure):
     """It stands for its key already: what it is pinned to is found out later."""
     saga = world.saga()
