@@ -39,7 +39,7 @@ from coordinator.protocol.saga import Phase, SagaState
 from coordinator.sagas.definition import Saga
 from coordinator.sagas.log import Loaded, SagaLog
 from coordinator.sagas.steps import REPLY, signal_name
-from coordinator.sagas.values import adapter, write
+from coordinator.sagas.values import adapter, kept, write
 from coordinator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -79,18 +79,17 @@ class SagaHandle:
         Raises `InvalidDefinition` for one that its definition has not, or has with another type, and `Unheard` where
         the saga has ended, is being undone, or has gone on without it.
         """
-        if not self._pinned:  # Whoever has its definition looks at it.
-            await self._sagas.send(self.gid, name, payload)
-            return
         awaited = {each.signal: each for each in self.saga.steps.values() if each.signal == each.name}  # No replies.
-        if name not in awaited:
+        if self._pinned and name not in awaited:
             those = ", ".join(awaited) or "none"
             raise InvalidDefinition(f"saga {self.saga.label} waits for no signal {name!r} (it waits for: {those})")
         try:
-            text = awaited[name].written(payload)
+            # What is pinned to another definition has types of its own: whoever has that looks at it.
+            text = awaited[name].written(payload) if self._pinned else write(_ANYTHING, payload)
         except ValueError as wrong:
             raise InvalidDefinition(f"saga {self.saga.name!r} waits for another type as {name!r}: {wrong}") from wrong
-        await self._sagas.refuse_vain(self.gid, self.saga, name)
+        if self._pinned:
+            await self._sagas.refuse_vain(self.gid, self.saga, name)
         await self._sagas.send(self.gid, name, from_json(text))
 
     # What is said below is kept in the audit, with *reason* and *by* whom (the service itself, without a name), and is
@@ -199,7 +198,7 @@ class Sagas:
 
     async def _tell(self, gid: str, name: str, payload: Any) -> None:
         try:
-            text = write(_ANYTHING, payload)
+            text, _ = kept(_ANYTHING, payload)
         except ValueError as wrong:
             raise InvalidDefinition(f"a signal is JSON: {wrong}", gid=gid) from wrong
         if len(text) > (most := limits.SAGA_SIGNAL_BYTES_MAX):

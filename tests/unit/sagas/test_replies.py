@@ -2,8 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
 from coordinator import Compensated, Coordinator, InvalidDefinition
 from coordinator.limits import SAGA_SIGNAL_BYTES_MAX, SAGA_SIGNALS_MAX
@@ -17,6 +19,16 @@ async def charge_command() -> Command:
 _, CHARGED = command("charge", charge_command, topic="commands", participant="events", within=60, of=int)
 ORDER = Saga("order", replace(CHARGED, after=()))
 APPROVED = Saga("approved", await_signal("approval", of=bool))
+NOTED = Saga("noted", await_signal("note"))
+
+
+class Bill(BaseModel):
+    """What a signal brings."""
+
+    id: UUID
+
+
+BILLED = Saga("billed", await_signal("bill", of=Bill))
 
 
 @pytest.fixture
@@ -103,11 +115,26 @@ async def test_a_record_that_is_no_reply_raises_what_the_consumer_sets_it_aside_
         await deliver_reply(coordinator, headers, value)
 
 
-@pytest.mark.parametrize("payload", [float("inf"), {"amount": float("nan")}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "payload",
+    [float("inf"), {"amount": float("nan")}, object(), {"id": UUID(int=4)}, SecretStr("0000")],
+    ids=repr,
+)
 async def test_a_signal_that_no_journal_takes_is_refused_before_it_is_sent(coordinator, payload):
     """A handle that has not the definition asks nobody else."""
     with pytest.raises(InvalidDefinition, match="a signal is JSON"):
         await coordinator.sagas.send(GID, "charge", payload)
+    handle = await coordinator.start(NOTED)
+    with pytest.raises(InvalidDefinition):
+        await handle.signal("note", payload)
+
+
+async def test_a_handle_that_has_not_the_definition_sends_what_its_type_may_be(coordinator):
+    """It cannot be told here that it is another value: whoever has the definition reads it as what it is."""
+    handle = await coordinator.start(BILLED)
+    handle._pinned = False
+    await handle.signal("bill", Bill(id=UUID(int=4)))
+    assert (await handle.result()).outputs["bill"] == Bill(id=UUID(int=4))
 
 
 async def test_headers_may_be_text(coordinator):
