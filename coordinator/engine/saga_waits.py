@@ -9,7 +9,7 @@ from coordinator.engine.saga_run import SagaRun
 from coordinator.protocol.saga import Cancelled, Done, Refused, Resumed, Stuck, Waiting
 from coordinator.protocol.saga_shape import Kind
 from coordinator.sagas.events import Happened
-from coordinator.sagas.steps import StepDefinition
+from coordinator.sagas.steps import REPLY, StepDefinition
 from coordinator.sagas.values import read
 
 
@@ -22,7 +22,7 @@ def waited_for(run: SagaRun, step: StepDefinition, *, now_s: float) -> Happened 
             if not (misfit := step.misfit(signal.payload)):
                 value = read(step.output, signal.payload)
                 return Happened(Done(step.name), signal.payload.encode(), signal.id, value)
-            wrong = f"the signal {step.signal!r} came as another type: {misfit}"
+            wrong = f"the {_awaited(step)} came as another type: {misfit}"
     if step.name not in run.state.waits:
         return Happened(Waiting(step.name, None if step.wait_s is None else now_s + step.wait_s))
     if wrong and not run.flying:  # What is being called settles first.
@@ -32,7 +32,12 @@ def waited_for(run: SagaRun, step: StepDefinition, *, now_s: float) -> Happened 
         return None
     if step.kind is Kind.SLEEP:
         return Happened(Done(step.name))
-    return Happened(Refused(step.name, wrong or f"no signal {step.signal!r} within {step.wait_s:g} s"))
+    return Happened(Refused(step.name, wrong or f"no {_awaited(step)} within {step.wait_s:g} s"))
+
+
+def _awaited(step: StepDefinition) -> str:
+    """What a step waits for, as people call it."""
+    return f"reply to {step.name!r}" if step.signal.startswith(REPLY) else f"signal {step.signal!r}"
 
 
 def needless(run: SagaRun, happened: Happened) -> bool:

@@ -207,7 +207,8 @@ def _stored(saga: str, name: str, function: StepFunction) -> TypeAdapter[Any]:
 
 def _hints(saga: str, function: StepFunction) -> dict[str, Any]:
     try:
-        return get_type_hints(getattr(function, "func", function))  # `functools.partial` has none of its own.
+        # `functools.partial` has none of its own. What `Annotated` adds is a part of a type: `Field(gt=0)`, say.
+        return get_type_hints(getattr(function, "func", function), include_extras=True)
     except NameError as unknown:
         raise InvalidDefinition(f"saga {saga!r}: a type of {title(function)} is not known: {unknown}") from unknown
 

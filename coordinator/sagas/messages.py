@@ -109,7 +109,10 @@ def _takes_what(publish: StepFunction, function: StepFunction) -> None:
     context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY)
     publish.__name__ = title(function)
     publish.__signature__ = inspect.Signature([*taken.values(), *([] if CONTEXT in taken else [context])])  # type: ignore[attr-defined]
-    publish.__annotations__ = {**get_type_hints(getattr(function, "func", function)), "return": type(None)}
+    publish.__annotations__ = {
+        **get_type_hints(getattr(function, "func", function), include_extras=True),
+        "return": type(None),
+    }
 
 
 def _without_context(arguments: Mapping[str, Any]) -> dict[str, Any]:

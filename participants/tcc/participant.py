@@ -110,7 +110,7 @@ class Tcc:
         return {gid: float(age_s) for gid, age_s in listed if gid.startswith(begins)}
 
     async def _end(self, point: str, end: End, prepared: Prepared) -> Ending | None:
-        call = _told(end, term=prepared.term, branch=self.name)
+        call = _told(end, 1, term=prepared.term, branch=self.name)
         ended = await self.ask(point, partial(call, prepared.gid), prepared.gid, self._call_within_s)
         if ended is not None and not isinstance(ended, Ending):
             raise InvalidDefinition(
@@ -191,10 +191,13 @@ class TccSession:
 
     async def _try(self) -> None:
         tcc = self._participant
-        await _told(tcc.attempt, branch=tcc.name)(self._gid, self._asked[0])
+        await _told(tcc.attempt, 2, branch=tcc.name)(self._gid, self._asked[0])
 
 
-def _told(function: Callable[..., Awaitable[Any]], **known: object) -> Callable[..., Awaitable[Any]]:
-    """*function*, given what it has parameters for of what is *known*."""
-    taken = inspect.signature(function).parameters
-    return partial(function, **{name: value for name, value in known.items() if name in taken})
+def _told(function: Callable[..., Awaitable[Any]], given: int = 0, **known: object) -> Callable[..., Awaitable[Any]]:
+    """*function*, told what is *known* and it has parameters for, beside the first ones, which it is *given*.
+
+    What a `functools.partial` has bound already is its user's.
+    """
+    names = {*list(inspect.signature(function).parameters)[given:]}.difference(getattr(function, "keywords", ()))
+    return partial(function, **{name: value for name, value in known.items() if name in names})

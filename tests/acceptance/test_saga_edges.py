@@ -3,9 +3,10 @@
 import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from coordinator import Coordinator, InvalidDefinition, KeyReused, Overloaded, Refused, Replaced, Unavailable, limits
 from coordinator.bootstrap import SystemClock
@@ -462,6 +463,18 @@ async def test_the_time_is_asked_for_again_by_whoever_was_replaced(coordinator):
     engine.listening._ahead_s -= 60
     engine.ownership.losses += 1
     await until(lambda: abs(engine.listening.now_s() - SystemClock().now().timestamp()) < 1)
+
+
+async def test_what_annotated_says_of_a_type_is_a_part_of_it(coordinator):
+    async def pay(request: Annotated[int, Field(gt=0)]) -> Annotated[int, Field(lt=10)]:
+        return request
+
+    saga = Saga("pay", step(pay))
+    assert (await coordinator.run(saga, 5)).outputs == {"pay": 5}
+    with pytest.raises(InvalidDefinition, match="greater than 0"):
+        await coordinator.run(saga, -1)
+    with pytest.raises(Compensated, match="less than 10"):
+        await coordinator.run(saga, 50)
 
 
 async def test_what_is_no_saga_and_no_key_is_refused(coordinator, world):

@@ -99,7 +99,7 @@ async def test_a_command_is_published_once_and_its_reply_is_the_step_s_output(co
 
 
 async def test_without_a_reply_in_time_it_is_undone(coordinator, topics):
-    with pytest.raises(Compensated, match="no signal 'reply:charge' within"):
+    with pytest.raises(Compensated, match="no reply to 'charge' within"):
         await coordinator.run(saga_on(topics[0], within=0.3), 21)
 
 
@@ -110,9 +110,7 @@ async def test_a_reply_of_another_type_parks_it_and_the_right_one_lets_it_go_on(
     address = [("saga-gid", handle.gid.encode()), ("saga-step", b"charge")]
     assert await deliver_reply(coordinator, address, b'{"recipe": "cake"}')
     async with asyncio.timeout(20):
-        with pytest.raises(
-            Parked, match="charge: the signal 'reply:charge' came as another type: receipt: Field required"
-        ):
+        with pytest.raises(Parked, match="charge: the reply to 'charge' came as another type: receipt: Field required"):
             await handle.result()
     (alert,) = await coordinator.sagas.engine.alerts.open_alerts()
     assert (alert.gid, alert.kind) == (handle.gid, "parked-saga")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -72,6 +73,24 @@ async def test_functions_are_told_what_they_have_a_parameter_for():
     await stock.abort(PREPARED)
     await stock.in_doubt()
     assert told == [(GID, "apple", "stock"), (GID, 3, "stock"), (GID, "stock"), ("stock", "unan:")]
+
+
+async def test_what_a_function_calls_its_own_is_left_to_it():
+    """A parameter that is given by its place, and one that was bound before."""
+    told = []
+
+    async def attempt(branch, what):
+        told.append((branch, what))
+
+    async def confirm(gid, branch):
+        told.append((gid, branch))
+
+    stock = tcc(attempt, partial(confirm, branch="mine"))
+    session = await stock.begin(GID, recipe=Recipe.TWO_PHASE)
+    session.reserve("apple")
+    await session.vote(1.0)
+    await stock.commit(PREPARED)
+    assert told == [(GID, "apple"), (GID, "mine")]
 
 
 @pytest.mark.parametrize("returned", [True, "UPDATE 1", "committed", {}, 0])
