@@ -19,7 +19,6 @@ from coordinator.engine.saga_run import CalledOff, Halted, SagaRun
 from coordinator.errors import (
     CoordinatorError,
     InDoubt,
-    InvalidDefinition,
     Outdated,
     Replaced,
     Unavailable,
@@ -194,8 +193,8 @@ class Calls:
     ) -> Mapping[str, Any]:
         """The arguments of a call that may be made now. Whatever is raised instead, nobody was called.
 
-        Raises `CalledOff` where it is not to be made after all, having *waited*, `Halted` and `Replaced` where it is
-        not made here, and `InvalidDefinition` where it cannot be.
+        Raises `CalledOff` where it is not to be made after all, having *waited*, and `Halted` or `Replaced` where it is
+        not made here.
         """
         if (held := self.may_call()) is not None:
             waited = True
@@ -204,10 +203,7 @@ class Calls:
             raise Halted
         if waited and direction == "action" and (why := await self._why_not(run, step)):
             raise CalledOff(why)
-        try:
-            keywords = call.keywords(run.values)
-        except Exception as failure:
-            raise InvalidDefinition(f"an argument of step {step.name!r} cannot be made: {said(failure)}") from failure
+        keywords = call.keywords(run.values)
         if call.takes_context:
             keywords[CONTEXT] = StepContext(
                 gid=run.gid,

@@ -3,10 +3,9 @@
 import asyncio
 import secrets
 from datetime import UTC, datetime
-from typing import Self
 
 import pytest
-from pydantic import BaseModel, ConfigDict, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, computed_field
 from pydantic.alias_generators import to_camel
 
 from coordinator import Coordinator, InDoubt, InvalidDefinition, KeyReused, Refused, Unavailable, limits
@@ -44,31 +43,6 @@ async def test_what_one_attempt_may_have_done_no_later_one_takes_back_by_doing_n
     with pytest.raises(Compensated):
         await coordinator.run(saga)
     assert world.did == ["pay", "pay", "pay", "refund"]
-
-
-async def test_what_cannot_be_given_its_arguments_was_not_called(coordinator, world):
-    """There is nothing that it may have done, and so nothing to undo, or to ask about."""
-
-    class Order(BaseModel):
-        @model_validator(mode="after")
-        def sound(self) -> Self:
-            if "spoil" in world.did:
-                raise ValueError("it cannot be read any more")
-            return self
-
-    async def spoil() -> None:
-        await world.act("spoil")
-
-    async def pay(request: Order) -> None:
-        await world.act("pay")
-
-    async def refund() -> None:
-        await world.act("refund")
-
-    saga = Saga("spoilt", step(spoil), step(pay, compensate=refund, participant="bank"))
-    with pytest.raises(Compensated, match=r"an argument of step 'pay' cannot be made: .*it cannot be read any more"):
-        await coordinator.run(saga, Order())
-    assert world.did == ["spoil"]
 
 
 async def test_what_comes_after_a_skipped_step_is_given_nothing_and_goes_on(coordinator, world):
