@@ -112,9 +112,8 @@ SAGA_ADOPT_MAX = 500
 SAGA_INPUT_BYTES_MAX = 1024 * 1024
 SAGA_OUTPUT_BYTES_MAX = 1024 * 1024
 SAGA_SIGNAL_BYTES_MAX = 1024 * 1024
-SAGA_SIGNALS_MAX = (
-    1000  # Whoever drives a saga reads all that it was sent. (Not counted out: operators' words, and first replies.)
-)
+# Whoever drives a saga reads all that it was sent. (Not counted out: operators' words, and first replies.)
+SAGA_SIGNALS_MAX = 1000
 SAGA_STEPS_MAX = 100
 SAGA_LOOK_S = 0.2
 SAGA_WAIT_MAX_S = 100 * 365 * 24 * 3600.0

@@ -35,6 +35,15 @@ class No(Exception):
     """The effect cannot be had, and cannot be had later either: the step is refused."""
 
 
+async def take(connection: Any, told: Money) -> None:
+    """Take money out of an account. Raises `No` where it has not that much."""
+    taken = await connection.execute(
+        "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
+    )
+    if taken == "UPDATE 0":
+        raise No("the account has not that much")
+
+
 async def guarded(
     request: Request, pool: asyncpg.Pool, barrier: Barrier, direction: Direction, model: type[BaseModel], effect: Effect
 ) -> Response:

@@ -11,7 +11,7 @@ import asyncpg
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
-from examples.payments.guarded import Money, No, Nothing, guarded
+from examples.payments.guarded import Money, Nothing, guarded, take
 from participants.barrier import Barrier, Call, Direction
 from participants.http import delivery_of
 
@@ -32,11 +32,7 @@ class Listing(BaseModel):
 
 async def hold(connection: Any, call: Call, told: Money) -> dict[str, Any]:
     """Take the money out of the account, if it is there."""
-    taken = await connection.execute(
-        "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
-    )
-    if taken == "UPDATE 0":
-        raise No("the account has not that much")
+    await take(connection, told)
     await connection.execute(
         "INSERT INTO holds VALUES ($1, $2, $3, $4, $5)",
         uuid.uuid4(), call.gid, call.step, told.account, told.amount,

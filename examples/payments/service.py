@@ -9,7 +9,7 @@ import asyncpg
 from fastapi import FastAPI, Request, Response
 
 from examples.payments import holds
-from examples.payments.guarded import Money, No, guarded
+from examples.payments.guarded import Money, guarded, take
 from participants.barrier import Barrier, Call, Direction
 from participants.http import Key, SignedRequests, Verifier
 
@@ -23,11 +23,7 @@ TABLES = """
 
 async def charge(connection: Any, call: Call, told: Money) -> dict[str, Any]:
     """Take the money, if it is there."""
-    taken = await connection.execute(
-        "UPDATE accounts SET balance = balance - $2 WHERE name = $1 AND balance >= $2", told.account, told.amount
-    )
-    if taken == "UPDATE 0":
-        raise No("the account has not that much")
+    await take(connection, told)
     identifier = uuid.uuid4()
     await connection.execute(
         "INSERT INTO charges VALUES ($1, $2, $3, $4, $5)", identifier, call.gid, call.step, told.account, told.amount

@@ -174,10 +174,8 @@ async def test_what_a_call_changes_in_its_arguments_nobody_else_has(coordinator,
     assert paid == [(100, [70]), (100, [70])]
 
 
-@pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route"), VotedNo("taken")], ids=repr)
-@pytest.mark.parametrize("on_unknown", ["retry", "ask"])
-async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordinator, world, turned_away, on_unknown):
-    """The first one may have done it: it is undone, or asked about, and not taken for a no."""
+def paid_in_vain(world, on_unknown):
+    """Pays, which may be in doubt and is known to have been done where it is asked about, and is undone then."""
 
     async def pay() -> None:
         await world.act("pay")
@@ -192,12 +190,19 @@ async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordin
     async def ship() -> None:
         raise Refused("no")
 
+    status = known if on_unknown == "ask" else None
+    return Saga("vain", step(pay, compensate=refund, status=status, on_unknown=on_unknown, retry=QUICK), step(ship))
+
+
+@pytest.mark.parametrize("turned_away", [TurnedAway("401"), Misconfigured("no such route"), VotedNo("taken")], ids=repr)
+@pytest.mark.parametrize("on_unknown", ["retry", "ask"])
+async def test_a_call_that_is_turned_away_says_nothing_of_an_earlier_one(coordinator, world, turned_away, on_unknown):
+    """The first one may have done it: it is undone, or asked about, and not taken for a no."""
+
     ask = on_unknown == "ask"
     world.raises["pay"] = [Unavailable("later"), turned_away] if ask else [ConnectionResetError(), turned_away]
-    status = known if ask else None
-    saga = Saga("away", step(pay, compensate=refund, status=status, on_unknown=on_unknown, retry=QUICK), step(ship))
     with pytest.raises(Compensated):
-        await coordinator.run(saga)
+        await coordinator.run(paid_in_vain(world, on_unknown))
     assert world.did == ([] if ask else ["refund"])  # What was turned away without doubt did not happen.
 
 
@@ -234,24 +239,9 @@ async def test_that_a_saga_was_undone_is_the_answer_to_the_step_that_runs_it(coo
 async def test_a_term_that_is_too_low_means_that_somebody_else_may_have_done_it(coordinator, world, on_unknown):
     """Also where nobody here has called it before: what another process did may be gone from the journal."""
 
-    async def pay() -> None:
-        await world.act("pay")
-
-    async def refund() -> None:
-        await world.act("refund")
-
-    async def known() -> Status:
-        await world.act("ask")
-        return Status.DONE
-
-    async def ship() -> None:
-        raise Refused("no")
-
     world.raises["pay"] = [Outdated("412")]
-    status = known if on_unknown == "ask" else None
-    saga = Saga("old", step(pay, compensate=refund, status=status, on_unknown=on_unknown, retry=QUICK), step(ship))
     with pytest.raises(Compensated):
-        await coordinator.run(saga)
+        await coordinator.run(paid_in_vain(world, on_unknown))
     assert world.did == (["ask", "refund"] if on_unknown == "ask" else ["refund"])
     assert world.begun.count("pay") == 1
 
