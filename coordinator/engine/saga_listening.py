@@ -33,12 +33,8 @@ class Listening:
     running: Mapping[str, SagaRun]
     _to_ask: list[str] = field(default_factory=list)
     """Those whose turn it still is. One that ends before it is asked about costs nothing, and most do."""
-    _ahead_s: float = field(init=False)
-    """What the time that all processes share is ahead of this one's monotonic clock."""
-
-    def __post_init__(self) -> None:
-        """Until the log has told its time, this machine's is taken for it."""
-        self._ahead_s = self.clock.now().timestamp() - self.clock.monotonic_s()
+    _ahead_s: float = 0.0
+    """What the log's time is ahead of this process' monotonic clock. It is asked for before anything runs."""
 
     async def ask_the_time(self) -> None:
         """Machines' clocks differ, and are set in mid-run; what a saga waits for is one time, whoever looks for it."""

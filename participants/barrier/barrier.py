@@ -228,7 +228,7 @@ class Barrier:
         The origin of an undo or a confirmation as well: a purge could forget it while the other one stands, and what
         comes late would then have its effect.
         """
-        for direction in {call.direction: None, call.direction.origin: None}:
+        for direction in dict.fromkeys((call.direction, call.direction.origin)):
             known = records[direction]
             old = known.age_s > self.retention_s * _OLD_SHARE
             changes = direction not in placed and (old or (direction is call.direction and call.term > known.term))

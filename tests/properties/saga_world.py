@@ -98,6 +98,7 @@ class Process:
     async def start(self) -> None:
         """Become an owner, and look from time to time."""
         await self.ownership.register()
+        await self.sagas.engine.listening.ask_the_time()
         self.look()
 
     def look(self) -> None:
